@@ -1,0 +1,192 @@
+// Package media is what everything in mediad is made of: frames, batches of
+// them, and the two interfaces that carry them, Reader and Writer. They are to
+// media what io.Reader and io.Writer are to bytes. The package imports the
+// standard library only.
+package media
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+)
+
+// A Reader is something a viewer can open media from: a disk, an origin, a
+// cache, a broker, the channels of a broadcast.
+type Reader interface {
+	// Open returns a source of the media at req.Name. It does not wait for
+	// frames, but a live reader may wait for a publisher until ctx ends.
+	//
+	// The source starts at a join point: for recorded media at the last one at
+	// or before req.From, for live media as OpenRequest tells. ctx bounds Open
+	// alone; the source that it returns outlives it.
+	//
+	// Errors wrap ErrNotFound, ErrDenied or ErrUnavailable, or are a
+	// *RedirectError, where one of them is the case.
+	Open(ctx context.Context, req OpenRequest) (Source, error)
+}
+
+// A Source is one open piece of media, read by one goroutine at a time.
+type Source interface {
+	// Info describes the media. It does not change while the source is open.
+	Info() Info
+	// Next returns the next batch in decode order, and io.EOF after the last.
+	// It waits for one until ctx ends; after an error of ctx the source is as
+	// it was and Next may be called again. The batch is shared and immutable.
+	Next(ctx context.Context) (*Batch, error)
+	// Close releases what the source holds. It may be called at any time, by
+	// any goroutine, more than once; a Next that waits then returns ErrClosed.
+	Close() error
+}
+
+// A Writer is something media can be put into: a folder, a broadcast.
+type Writer interface {
+	// Create makes the media req.Name and returns the sink for its frames. ctx
+	// bounds Create alone. Errors wrap ErrBusy when the name is taken, and
+	// ErrDenied or ErrUnavailable where one of them is the case.
+	Create(ctx context.Context, req CreateRequest) (Sink, error)
+}
+
+// A Sink takes the frames of one piece of media, from one goroutine at a time.
+type Sink interface {
+	// Write takes a batch. The sink may keep it: batches are immutable.
+	// An error other than ctx's is final; only Close may follow it.
+	Write(ctx context.Context, b *Batch) error
+	// Close flushes what was written and commits it. ctx bounds the flush.
+	// Only the first call does anything.
+	Close(ctx context.Context) error
+}
+
+// Newest, as the From of an OpenRequest, is the newest join point of live
+// media, and the start of recorded media.
+const Newest time.Duration = -1
+
+// OpenRequest is what Open is asked for.
+type OpenRequest struct {
+	// Name of the media: slash-separated, without a leading slash, checked by
+	// CheckName where it enters the daemon.
+	Name string
+	// From is the position to start at, on the media's own timeline. Live
+	// media start at the last join point at or before From, at the oldest that
+	// is kept when From is before it, and at the newest when From is Newest.
+	From time.Duration
+	// LiveOnly and RecordedOnly refuse the other kind with ErrNotFound, for a
+	// reader that has both.
+	LiveOnly, RecordedOnly bool
+}
+
+// CreateRequest is what Create is asked for.
+type CreateRequest struct {
+	Name string
+	Info Info
+	// Append goes on after what is already there, instead of beginning anew.
+	Append bool
+	// Takeover ends whoever writes Name now instead of failing with ErrBusy.
+	Takeover bool
+	// Linger is how long viewers of live media are kept after Close, in case
+	// the writer comes back.
+	Linger time.Duration
+}
+
+// Info describes a piece of media.
+type Info struct {
+	Name string
+	// Live media have no end until their writer stops.
+	Live bool
+	// Version changes whenever the content behind Name does, and is equal for
+	// equal content. Empty: not known, so nothing may be cached.
+	Version string
+	// Start and Duration are the DTS of the first frame, and the time from it
+	// to the end of the last. Duration is 0 when it is not known (live, growing).
+	Start, Duration time.Duration
+	// Size is the size of the media in bytes, 0 when it is not known.
+	Size int64
+}
+
+// Errors that a Reader or a Writer wraps, to be told apart with errors.Is.
+var (
+	ErrNotFound    = errors.New("not found")
+	ErrBusy        = errors.New("name is taken")
+	ErrDenied      = errors.New("denied")
+	ErrUnavailable = errors.New("unavailable") // for now: another source, or a later try, may do
+	ErrClosed      = errors.New("closed")
+	ErrChanged     = errors.New("changed while it was open")
+	ErrTakenOver   = errors.New("taken over by another writer")
+)
+
+// A RedirectError says that another place serves the media.
+type RedirectError struct{ URL string }
+
+func (e *RedirectError) Error() string { return "redirected to " + e.URL }
+
+// Cost is what it takes to open something from a reader; see Total.
+type Cost struct {
+	// Place names where the media are: "memory", "disk", "http", "live".
+	Place string `json:"place"`
+	// Base is the cost of the place on an idle machine: a byte from own memory
+	// is 1, from a local disk 10, from an origin over HTTP 200.
+	Base float64 `json:"base"`
+	// Load is the use of the busiest resource on the way, 0 to 1.
+	Load float64 `json:"load"`
+}
+
+// The base costs of the places this package knows.
+const (
+	CostMemory = 1
+	CostDisk   = 10
+	CostHTTP   = 200
+)
+
+// Overloaded is the load from which a place is no candidate any more.
+const Overloaded = 0.95
+
+// Total is what candidates are compared by: the base cost and the queueing that
+// the load adds to it, 5*u/(1-u).
+func (c Cost) Total() float64 {
+	u := min(max(c.Load, 0), 0.999)
+	return c.Base + 5*u/(1-u)
+}
+
+// A Coster is a Reader that knows what opening req would cost, without opening
+// it. It fails as Open would, with ErrNotFound and the others.
+type Coster interface {
+	Cost(ctx context.Context, req OpenRequest) (Cost, error)
+}
+
+// A Candidate is one way to open something, as an Explainer saw it.
+type Candidate struct {
+	Source string  `json:"source"` // the stage it would come from
+	Cost   Cost    `json:"cost"`
+	Total  float64 `json:"total"`
+	Chosen bool    `json:"chosen"`
+	Note   string  `json:"note,omitempty"` // why it is no candidate, or what it is
+}
+
+// An Explainer is a Reader that can say how it would choose, for `mediad explain`.
+type Explainer interface {
+	Explain(ctx context.Context, req OpenRequest) ([]Candidate, error)
+}
+
+// Buffered is a Source that knows how many batches Next would return at once,
+// so that a writer can gather them into one system call.
+type Buffered interface {
+	Buffered() int
+}
+
+// Copy writes what src has into dst until src ends, and returns nil at its end.
+// It closes neither.
+func Copy(ctx context.Context, dst Sink, src Source) error {
+	for {
+		b, err := src.Next(ctx)
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("read %s: %w", src.Info().Name, err)
+		}
+		if err := dst.Write(ctx, b); err != nil {
+			return fmt.Errorf("write %s: %w", src.Info().Name, err)
+		}
+	}
+}
