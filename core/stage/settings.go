@@ -21,8 +21,8 @@ type Setting struct {
 	Required bool
 }
 
-// A Setter is a settings struct that checks itself once it is filled: rules that
-// concern one setting are returned as a *SettingError.
+// A Checker is a settings struct that checks itself once it is filled: what is
+// wrong with one setting is returned as a *SettingError.
 type Checker interface{ Check() error }
 
 // SettingError is what is wrong with one setting.
@@ -260,7 +260,7 @@ func ParseDuration(s string) (time.Duration, error) {
 		rest = "0s"
 	}
 	d, err2 := time.ParseDuration(rest)
-	if err != nil || err2 != nil || n < 0 || d < 0 || n > 36500 {
+	if err != nil || err2 != nil || !(n >= 0 && n <= 36500) || d < 0 {
 		return 0, fmt.Errorf("%q is not a duration such as 500ms, 30s, 5m, 1h or 7d", s)
 	}
 	return time.Duration(n*24*float64(time.Hour)) + d, nil

@@ -1,0 +1,33 @@
+# make test    everything that must pass: lint, race-checked tests, real clients, short fuzzing
+# make build   the daemon, ./mediad
+# make fuzz    each fuzz target for FUZZTIME (default 5s)
+
+GO       ?= go
+FUZZTIME ?= 5s
+LINT     := .tools/golangci-lint-v2.15.0
+
+.PHONY: build test lint fuzz tools
+build:
+	$(GO) build -o mediad ./cmd/mediad
+
+test: tools lint
+	$(GO) test -race -timeout 15m ./...
+	$(MAKE) --no-print-directory fuzz
+
+lint: $(LINT)
+	test -z "$$(gofmt -l .)" || { gofmt -l . ; echo "these files want gofmt -w"; exit 1; }
+	$(GO) vet ./...
+	$(LINT) run ./...
+
+# The race detector needs a C compiler; ffmpeg and rtmpdump are the clients that
+# the tests use.
+tools:
+	.ci/install gcc:gcc ffmpeg:ffmpeg ffprobe:ffmpeg rtmpdump:rtmpdump
+
+$(LINT):
+	mkdir -p .tools
+	GOBIN=$(CURDIR)/.tools $(GO) install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
+	mv .tools/golangci-lint $@
+
+fuzz:
+	.ci/fuzz $(FUZZTIME)
