@@ -275,7 +275,7 @@ func (c *channel) describe() Channel {
 		d.Video, d.Audio = h.Video.Codec, h.Audio.Codec
 	}
 	if d.Window > 0 {
-		d.Bitrate = int64(float64(d.Bytes) * 8 / d.Window)
+		d.Bitrate = int64(float64(c.ring.payload) * 8 / d.Window)
 	}
 	return d
 }

@@ -19,6 +19,7 @@ type ring struct {
 	first, next uint64 // the oldest kept, and the number the next one gets
 	join        uint64 // the newest join point; valid when it is >= first and < next
 	bytes       int
+	payload     int // the part of bytes that is frames
 	frames      uint64 // frames appended since the ring began
 }
 
@@ -50,6 +51,7 @@ func (r *ring) append(b *media.Batch) {
 	}
 	r.next++
 	r.bytes += b.Size()
+	r.payload += len(b.Slab())
 
 	for r.first+1 < r.next {
 		old := r.slot(r.first)
@@ -58,6 +60,7 @@ func (r *ring) append(b *media.Batch) {
 			break
 		}
 		r.bytes -= old.batch.Size()
+		r.payload -= len(old.batch.Slab())
 		old.batch = nil
 		r.first++
 	}

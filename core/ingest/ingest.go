@@ -151,7 +151,7 @@ func (in *Ingest) Publish(ctx context.Context, req Request) (Publication, error)
 // admit says why the publisher may not publish, or nil.
 func (in *Ingest) admit(req Request) error {
 	if in.Key != "" && subtle.ConstantTimeCompare([]byte(req.Params.Get("key")), []byte(in.Key)) != 1 {
-		return errors.New("the key is missing or wrong, publish to name?key=...")
+		return errors.New("the key is missing or wrong, it is sent as name?key=KEY")
 	}
 	remote := req.Remote.Unmap()
 	switch {

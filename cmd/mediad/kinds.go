@@ -1,0 +1,31 @@
+// The kinds of stages that are built into the daemon.
+
+package main
+
+import (
+	"github.com/mediad/mediad/core/broadcast"
+	"github.com/mediad/mediad/core/broker"
+	"github.com/mediad/mediad/core/cache"
+	"github.com/mediad/mediad/core/ingest"
+	"github.com/mediad/mediad/core/playout"
+	"github.com/mediad/mediad/core/rtmp"
+	"github.com/mediad/mediad/core/stage"
+	"github.com/mediad/mediad/core/stream"
+	readerdisk "github.com/mediad/mediad/plugins/reader-disk"
+	readerhttp "github.com/mediad/mediad/plugins/reader-http"
+)
+
+// kinds lists them. Publishers and players come to server, which may be nil when
+// the kinds are only to be described.
+func kinds(server *rtmp.Server) []stage.Kind {
+	return []stage.Kind{
+		readerdisk.Kind(),
+		readerhttp.Kind(),
+		cache.Kind(),
+		broker.Kind(),
+		stream.Kind(server),
+		ingest.Kind(server),
+		broadcast.Kind(),
+		playout.Kind(),
+	}
+}

@@ -1,0 +1,242 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"syscall"
+	"testing"
+
+	"go.uber.org/goleak"
+)
+
+// The test binary is mediad itself when it is started with this set.
+const asMediad = "TEST_AS_MEDIAD"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(asMediad) != "" {
+		main()
+	}
+	goleak.VerifyTestMain(m)
+}
+
+// mediad is a command that runs mediad in the root of the module.
+func mediad(ctx context.Context, args ...string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, os.Args[0], args...)
+	cmd.Env = append(os.Environ(), asMediad+"=1")
+	cmd.Dir = "../.."
+	return cmd
+}
+
+// write puts text into a file for a test and returns its name.
+func write(t *testing.T, text string) string {
+	t.Helper()
+	name := filepath.Join(t.TempDir(), "pipelines.yaml")
+	if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return name
+}
+
+const vod = `version: 1
+listen: {rtmp: "127.0.0.1:0", http: "127.0.0.1:0"}
+pipelines:
+  vod:
+    - use: reader-disk
+      with: {root: ./media}
+    - use: stream
+      with: {app: vod}
+`
+
+func TestExitCodes(t *testing.T) {
+	right := write(t, vod)
+	typo := write(t, strings.ReplaceAll(vod, "reader-disk", "reader-disc"))
+	noFolder := write(t, strings.ReplaceAll(vod, "./media", "./nowhere"))
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	busy := write(t, strings.Replace(vod, "127.0.0.1:0", taken.Addr().String(), 1))
+	for _, test := range []struct {
+		args string
+		code int
+		want string
+	}{
+		{"check -c " + right, 0, "is right"},
+		{"check -c " + typo, 2, `:5:12: vod/reader-disc: there is no kind of stage called "reader-disc" (did you mean "reader-disk"?)`},
+		{"check -c /nowhere", 2, "no such file"},
+		{"graph -c " + right, 0, "reader-disk -> stream"},
+		{"graph --format dot --config " + right, 0, "digraph"},
+		{"graph --format png -c " + right, 2, "not one of text, dot, mermaid"},
+		{"graph -c " + typo, 2, ":5:12: "},
+		{"run -c " + typo, 2, ":5:12: "},
+		{"run -c " + busy, 1, "another program uses the address"},
+		{"run -c " + noFolder, 2, ":6:20: vod/reader-disk: root: "},
+		{"version", 0, "mediad "},
+		{"explain vod/x --api http://" + taken.Addr().String() + "0", 1, "is mediad running"},
+		{"explain", 2, "accepts 1 arg"},
+		{"chekc", 2, "unknown command"},
+		{"check --conf x", 2, "unknown flag"},
+		{"check x", 2, "unknown command"},
+		{"", 2, "a command is wanted"},
+		{"--help", 0, "explain"},
+	} {
+		cmd := mediad(t.Context(), strings.Fields(test.args)...)
+		out, _ := cmd.CombinedOutput()
+		if code := cmd.ProcessState.ExitCode(); code != test.code || !strings.Contains(string(out), test.want) {
+			t.Errorf("mediad %s: exit code %d, want %d with %q:\n%s", test.args, code, test.code, test.want, out)
+		}
+	}
+}
+
+// The shipped file is right with the kinds that are built in.
+func TestShippedFile(t *testing.T) {
+	if out, err := mediad(t.Context(), "check").CombinedOutput(); err != nil {
+		t.Errorf("%v\n%s", err, out)
+	}
+}
+
+// running is a mediad that runs, and its log.
+type running struct {
+	*exec.Cmd
+	log        *bufio.Scanner
+	rtmp, http string
+}
+
+// start runs mediad with a file until it is on air.
+func start(t *testing.T, file string) *running {
+	t.Helper()
+	r := &running{Cmd: mediad(t.Context(), "run", "-c", file)}
+	stderr, err := r.StderrPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = r.Process.Kill(); _ = r.Wait() })
+	r.log = bufio.NewScanner(stderr)
+	line := r.until(t, "on air:")
+	r.rtmp = regexp.MustCompile(`rtmp=(\S+)`).FindStringSubmatch(line)[1]
+	r.http = "http://" + regexp.MustCompile(`http=(\S+)`).FindStringSubmatch(line)[1]
+	return r
+}
+
+// until reads the log up to a line with the text.
+func (r *running) until(t *testing.T, text string) string {
+	t.Helper()
+	var seen []string
+	for r.log.Scan() {
+		seen = append(seen, r.log.Text())
+		if strings.Contains(r.log.Text(), text) {
+			return r.log.Text()
+		}
+	}
+	t.Fatalf("the log ends without %q:\n%s", text, strings.Join(seen, "\n"))
+	return ""
+}
+
+func TestRun_ServesHTTPAndExplains(t *testing.T) {
+	r := start(t, write(t, vod))
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+	for _, path := range []string{"/healthz", "/metrics", "/api/channels", "/api/pipelines"} {
+		response, err := client.Get(r.http + path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		body, _ := io.ReadAll(response.Body)
+		response.Body.Close()
+		if response.StatusCode != http.StatusOK {
+			t.Errorf("%s: %s\n%s", path, response.Status, body)
+		}
+	}
+	out, err := mediad(t.Context(), "explain", "vod/sample", "--api", r.http).CombinedOutput()
+	if err != nil || !regexp.MustCompile(`(?m)^->\s+vod/reader-disk\s+disk\s+10`).Match(out) {
+		t.Errorf("%v\n%s", err, out)
+	}
+	explain := mediad(t.Context(), "explain", "film/sample", "--api", r.http)
+	if out, _ := explain.CombinedOutput(); explain.ProcessState.ExitCode() != 1 || !strings.Contains(string(out), "begins with one of vod/") {
+		t.Errorf("%s", out)
+	}
+}
+
+func TestT71_FirstSignalDrainsSecondEndsNow(t *testing.T) {
+	t.Run("first", func(t *testing.T) {
+		r := start(t, write(t, vod))
+		kill(t, r, syscall.SIGTERM)
+		r.until(t, "stopped")
+		if err := r.Wait(); err != nil {
+			t.Error(err)
+		}
+	})
+	t.Run("second", func(t *testing.T) {
+		r := start(t, write(t, strings.Replace(vod, "pipelines:", "drain: 10m\npipelines:", 1)))
+		viewer := exec.CommandContext(t.Context(), "ffmpeg", "-v", "error", "-re", "-i", "rtmp://"+r.rtmp+"/vod/sample", "-f", "null", "-")
+		if err := viewer.Start(); err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = viewer.Process.Kill(); _ = viewer.Wait() }()
+		r.until(t, "play begins")
+		kill(t, r, syscall.SIGTERM)
+		r.until(t, "stopping")
+		kill(t, r, os.Interrupt)
+		if err := r.Wait(); r.ProcessState.ExitCode() != exitFailed {
+			t.Errorf("the second signal did not end it, the viewer did: %v", err)
+		}
+	})
+}
+
+func kill(t *testing.T, r *running, s os.Signal) {
+	t.Helper()
+	if err := r.Process.Signal(s); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestAPIURL(t *testing.T) {
+	for listen, want := range map[string]string{
+		"127.0.0.1:9000": "http://127.0.0.1:9000",
+		":9000":          "http://127.0.0.1:9000",
+		"[::]:9000":      "http://127.0.0.1:9000",
+		"[::1]:9000":     "http://[::1]:9000",
+		"media:9000":     "http://media:9000",
+		"":               "http://127.0.0.1:8080",
+	} {
+		file := write(t, strings.Replace(vod, `http: "127.0.0.1:0"`, `http: "`+listen+`"`, 1))
+		if got := apiURL(file); got != want {
+			t.Errorf("%s: %s, want %s", listen, got, want)
+		}
+	}
+	if got := apiURL("/nowhere"); got != "http://127.0.0.1:8080" {
+		t.Error(got)
+	}
+}
+
+// What answers may be no mediad at all.
+func TestExplain_OfSomethingElse(t *testing.T) {
+	for _, code := range []int{http.StatusOK, http.StatusNotFound} {
+		other := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			w.WriteHeader(code)
+			_, _ = io.WriteString(w, "<html>hello</html>")
+		}))
+		cmd := root()
+		cmd.SetArgs([]string{"explain", "vod/x", "--api", other.URL})
+		cmd.SetOut(new(bytes.Buffer))
+		err := cmd.ExecuteContext(t.Context())
+		other.Close()
+		if err == nil || !strings.Contains(err.Error(), "is it mediad?") {
+			t.Error(err)
+		}
+		http.DefaultTransport.(*http.Transport).CloseIdleConnections()
+	}
+}

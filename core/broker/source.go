@@ -1,0 +1,245 @@
+// A source of recorded media that survives the input it came from.
+
+package broker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+	"time"
+
+	"github.com/mediad/mediad/core/media"
+)
+
+// source reads from one input, and when that fails in the middle from another
+// that has the same version of the media, from the very frame on. Batches may be
+// divided in other places there, so it counts frames.
+type source struct {
+	b    *broker
+	req  media.OpenRequest
+	info media.Info
+
+	// What Next alone uses.
+	in     *input
+	at     mark
+	broken error // why the source is to be replaced; nil when it is not
+	tries  int   // replacements since the last batch
+
+	life context.Context // ends with Close
+	end  context.CancelFunc
+	mu   sync.Mutex
+	src  media.Source // replaced by Next, closed by Close
+}
+
+func newSource(b *broker, req media.OpenRequest, src media.Source, in *input) *source {
+	s := &source{b: b, req: req, info: src.Info(), in: in, src: src, at: mark{from: req.From, dts: media.None}}
+	s.life, s.end = context.WithCancel(context.Background())
+	return s
+}
+
+func (s *source) Info() media.Info { return s.info }
+
+func (s *source) Close() error {
+	s.end()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.src.Close()
+}
+
+// Buffered is that of the input's source.
+func (s *source) Buffered() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if b, ok := s.src.(media.Buffered); ok && s.broken == nil {
+		return b.Buffered()
+	}
+	return 0
+}
+
+func (s *source) Next(ctx context.Context) (*media.Batch, error) {
+	for {
+		if s.life.Err() != nil {
+			return nil, media.ErrClosed
+		}
+		if s.broken != nil {
+			batch, err := s.resume(ctx)
+			if err != nil {
+				return nil, err
+			}
+			s.broken = nil
+			if batch != nil {
+				return s.pass(batch), nil
+			}
+		}
+		batch, err := s.src.Next(ctx)
+		switch {
+		case err == nil:
+			return s.pass(batch), nil
+		case errors.Is(err, io.EOF), ctx.Err() != nil, s.life.Err() != nil, !s.resumable(err):
+			return nil, err
+		}
+		s.b.failed(s.in, s.info.Name, err)
+		s.broken = err
+		s.tries++
+	}
+}
+
+func (s *source) pass(batch *media.Batch) *media.Batch {
+	s.at.pass(batch)
+	s.tries = 0
+	return batch
+}
+
+// resumable reports whether another input may do better: content that is known
+// to be another, and a position that cannot be found again, end the source.
+func (s *source) resumable(err error) bool {
+	cause := causeOf(err)
+	return (cause == unavailable || cause == failed) && !errors.Is(err, media.ErrChanged) && !errors.Is(err, media.ErrClosed) &&
+		!s.at.lost && s.tries < len(s.b.inputs)
+}
+
+// resume opens the media at the mark from the best input that has the same
+// version, and reads up to the mark. The batch that it returns is what is left
+// of the one in which the mark lies, nil when the mark lies between two.
+func (s *source) resume(ctx context.Context) (*media.Batch, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(s.life, cancel)()
+
+	req := s.req
+	req.From, req.RecordedOnly = s.at.from, true
+	reason := s.broken
+	for _, c := range s.b.ask(ctx, req) {
+		if c.err != nil {
+			continue
+		}
+		src, batch, err := s.reopen(ctx, c.in, req)
+		if err == nil {
+			if err := s.replace(src); err != nil {
+				return nil, err
+			}
+			s.b.log.Warn("source failed, resumed", "name", s.info.Name, "input", s.in.Name, "by", c.in.Name, "at", s.at.dts, "error", s.broken)
+			s.b.metrics.resumes.Inc()
+			s.in = c.in
+			return batch, nil
+		}
+		if ctx.Err() != nil {
+			if s.life.Err() != nil {
+				return nil, media.ErrClosed
+			}
+			return nil, ctx.Err()
+		}
+		s.b.failed(c.in, s.info.Name, err)
+		reason = fmt.Errorf("%w; %s cannot go on with it: %s", reason, c.in.Name, err.Error())
+	}
+	return nil, fmt.Errorf("read %s from %s: %w", s.info.Name, s.in.Name, reason)
+}
+
+func (s *source) reopen(ctx context.Context, in *input, req media.OpenRequest) (media.Source, *media.Batch, error) {
+	src, err := in.Reader.Open(ctx, req)
+	if err != nil {
+		return nil, nil, err
+	}
+	if v := src.Info().Version; v != s.info.Version {
+		err = fmt.Errorf("%w: it has version %q, not %q", media.ErrChanged, v, s.info.Version)
+	}
+	var batch *media.Batch
+	if err == nil {
+		batch, err = s.at.find(ctx, src)
+	}
+	if err != nil {
+		_ = src.Close()
+		return nil, nil, err
+	}
+	return src, batch, nil
+}
+
+// replace puts src in the place of the source that failed.
+func (s *source) replace(src media.Source) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.life.Err() != nil {
+		_ = src.Close()
+		return media.ErrClosed
+	}
+	_ = s.src.Close()
+	s.src = src
+	return nil
+}
+
+// mark is a position in recorded media that can be found again: so many frames
+// after the join point at which an open from a time begins.
+type mark struct {
+	from   time.Duration
+	dts    time.Duration // of the batch it begins with, None before that is known
+	join   bool          // that is a join point; the start of the media need not be
+	frames int
+	last   frameID // of the last frame before the mark, to be sure
+	lost   bool    // time went back, so no time leads to the last join point
+}
+
+// frameID tells a frame from its neighbours.
+type frameID struct {
+	track    media.Track
+	dts, pts time.Duration
+	size     int
+}
+
+func idOf(f media.Frame) frameID { return frameID{f.Track, f.DTS, f.PTS, len(f.Body)} }
+
+// pass moves the mark behind b. Of several join points at one time an open
+// begins at the last.
+func (m *mark) pass(b *media.Batch) {
+	switch first := m.dts == media.None; {
+	case first:
+		m.dts, m.join = b.DTS(), b.Join()
+		if m.join && m.dts <= m.from {
+			m.from = m.dts
+		}
+	case !b.Join():
+	case b.DTS() < m.dts:
+		m.lost = true
+	case b.DTS() > m.dts || m.join:
+		m.from, m.dts, m.join, m.frames = b.DTS(), b.DTS(), true, 0
+	}
+	frames := b.Frames()
+	m.frames += len(frames)
+	m.last = idOf(frames[len(frames)-1])
+}
+
+// find reads src, opened at m.from, up to the mark.
+func (m *mark) find(ctx context.Context, src media.Source) (*media.Batch, error) {
+	clock := media.NoClock
+	for left := m.frames; left > 0; {
+		b, err := src.Next(ctx)
+		if errors.Is(err, io.EOF) {
+			return nil, fmt.Errorf("%w: it ends before the position", media.ErrChanged)
+		}
+		if err != nil {
+			return nil, err
+		}
+		if left == m.frames && b.DTS() != m.dts {
+			return nil, fmt.Errorf("%w: it starts at %s, not at %s", media.ErrChanged, b.DTS(), m.dts)
+		}
+		if left == m.frames {
+			clock = b.Prev()
+		}
+		frames := b.Frames()
+		n := min(left, len(frames))
+		for _, f := range frames[:n] {
+			*clock.At(f.Track) = f.DTS
+		}
+		if left -= n; left > 0 {
+			continue
+		}
+		if idOf(frames[n-1]) != m.last {
+			return nil, fmt.Errorf("%w: another frame is at %s", media.ErrChanged, m.last.dts)
+		}
+		if n < len(frames) {
+			return media.NewBatch(b.Header(), clock, frames[n:]...), nil
+		}
+	}
+	return nil, nil
+}

@@ -1,0 +1,71 @@
+// The source of an open file.
+
+package container
+
+import (
+	"context"
+	"io"
+	"sync/atomic"
+	"time"
+
+	"github.com/mediad/mediad/core/media"
+)
+
+// A File is an open file. Close may be called at any time, more than once, and
+// ends the reads that are under way.
+type File interface {
+	media.File
+	io.Closer
+}
+
+// A Source reads the batches of an open file.
+type Source struct {
+	info   media.Info
+	file   File
+	next   func(context.Context) (*media.Batch, error)
+	failed func(error) error
+	err    error // what ended the source
+	closed atomic.Bool
+}
+
+// NewSource returns the source of f, which it closes, from the last join point at
+// or before from. failed is told the error that ends the source, once, and returns
+// what Next returns for it; it is not told of the end of the file, a context or Close.
+func NewSource(info media.Info, f File, index media.Index, from time.Duration, failed func(error) error) *Source {
+	info.Start, info.Duration = index.Span()
+	return &Source{info: info, file: f, next: index.Batches(f, from), failed: failed}
+}
+
+// Info implements media.Source.
+func (s *Source) Info() media.Info { return s.info }
+
+// Next implements media.Source.
+func (s *Source) Next(ctx context.Context) (*media.Batch, error) {
+	if s.closed.Load() {
+		return nil, media.ErrClosed
+	}
+	if s.err != nil {
+		return nil, s.err
+	}
+	b, err := s.next(ctx)
+	switch {
+	case err == nil:
+		return b, nil
+	case s.closed.Load():
+		return nil, media.ErrClosed
+	case ctx.Err() != nil:
+		return nil, ctx.Err()
+	case err != io.EOF:
+		err = s.failed(err)
+	}
+	s.err = err
+	return nil, err
+}
+
+// Close implements media.Source.
+func (s *Source) Close() error {
+	if s.closed.Swap(true) {
+		return nil
+	}
+	return s.file.Close()
+}

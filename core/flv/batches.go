@@ -1,0 +1,177 @@
+// Reading of a file in batches.
+
+package flv
+
+import (
+	"context"
+	"errors"
+	"io"
+	"time"
+
+	"github.com/mediad/mediad/core/media"
+)
+
+// Batches is as media.Index says.
+func (x *index) Batches(f media.File, from time.Duration) func(ctx context.Context) (*media.Batch, error) {
+	r := &batchReader{index: x, file: f, from: from}
+	return r.next
+}
+
+// maxHeld is how much is read ahead at most to find the last join point before
+// the position that was asked for.
+const maxHeld = 64 << 20
+
+// A batchReader reads batches one after another, from a position on.
+type batchReader struct {
+	index   *index
+	file    media.File
+	from    time.Duration
+	tags    *tagReader // nil until the first read
+	clock   clock
+	state   State
+	builder *media.Builder
+	begin   time.Duration // DTS of the first frame in builder
+	batch   int           // bytes of the last batch
+	// held are the batches of the newest join point at or before from, while it
+	// is not known whether there is a later one.
+	held    []*media.Batch
+	bytes   int
+	seeking bool
+}
+
+func (r *batchReader) next(ctx context.Context) (*media.Batch, error) {
+	if r.tags == nil {
+		if err := r.start(ctx); err != nil {
+			return nil, err
+		}
+	}
+	for r.seeking {
+		b, err := r.read(ctx)
+		switch {
+		case err != nil && !errors.Is(err, io.EOF):
+			return nil, err
+		case err != nil:
+			r.seeking = false
+			continue
+		case b.Join() && b.DTS() <= r.from:
+			r.held, r.bytes = nil, 0
+		}
+		r.held = append(r.held, b)
+		r.bytes += b.Size()
+		r.seeking = b.DTS() <= r.from && r.bytes < maxHeld
+	}
+	if len(r.held) > 0 {
+		b := r.held[0]
+		r.held = r.held[1:]
+		return b, nil
+	}
+	return r.read(ctx)
+}
+
+// start goes to the last point at or before from that holds, else to the start.
+func (r *batchReader) start(ctx context.Context) error {
+	x := r.index
+	at, dts := x.first, media.None
+	if r.from > x.start {
+		for _, p := range x.before(r.from) {
+			ok, err := x.complete, error(nil)
+			if !ok {
+				ok, err = p.holds(ctx, r.file)
+			}
+			if err != nil {
+				return err
+			}
+			if ok {
+				at, dts = p.at, p.dts
+				break
+			}
+		}
+	}
+	r.seeking = r.from > x.start && !x.complete
+	r.state = State{x.header(at)}
+	if dts != media.None {
+		r.clock = clock{dts.Milliseconds(), true}
+	}
+	r.builder = media.NewBuilder(media.NoClock)
+	r.tags = newTagReader(r.file, at)
+	return nil
+}
+
+// read returns the next batch.
+func (r *batchReader) read(ctx context.Context) (*media.Batch, error) {
+	for {
+		h := r.state.Header()
+		t, err := r.tags.head(ctx)
+		if err == nil {
+			err = r.tag(ctx, t)
+		}
+		switch {
+		case errors.Is(err, errFull), err != nil && ctx.Err() == nil && r.builder.Len() > 0:
+			// Another error comes again, after what was read before it.
+			r.batch = r.builder.Bytes()
+			return r.builder.Batch(h), nil
+		case err != nil:
+			return nil, err
+		}
+	}
+}
+
+// errFull says that a tag belongs to the next batch.
+var errFull = errors.New("the batch is full")
+
+// tag puts the frame of t into the batch. After an error all is as it was.
+func (r *batchReader) tag(ctx context.Context, t tagHead) error {
+	body, err := r.tags.prefix(ctx, t, t.size)
+	if err != nil {
+		return err
+	}
+	if _, meta := metadata(body); meta && t.track == media.Data {
+		r.tags.done(t) // players get that of the index
+		return nil
+	}
+	now, state := r.clock, r.state
+	frame, ok, err := state.Push(t.track, now.time(t.time), body)
+	if h := state.Header(); h != r.state.Header() {
+		if r.builder.Len() > 0 {
+			return errFull
+		}
+		if known := r.index.header(t.at); sameFormat(known.Video, h.Video) && sameFormat(known.Audio, h.Audio) {
+			state = State{known}
+		}
+	}
+	if err != nil || !ok {
+		r.clock, r.state = now, state
+		r.tags.done(t)
+		return nil
+	}
+	if r.full(frame) {
+		return errFull
+	}
+	if r.builder.Len() == 0 {
+		r.begin = frame.DTS
+		r.builder.Reserve(0, max(len(body), r.extent(t)))
+	}
+	r.builder.Copy(frame)
+	r.clock, r.state = now, state
+	r.tags.done(t)
+	return nil
+}
+
+// full says whether f must be the first of another batch.
+func (r *batchReader) full(f media.Frame) bool {
+	if r.builder.Len() == 0 {
+		return false
+	}
+	return f.Key || r.builder.Bytes()+len(f.Body) > media.MaxBatchBytes ||
+		r.state.Header().Video.Codec == "" && (f.DTS-r.begin).Abs() >= media.MaxAudioSpan
+}
+
+// extent guesses how many bytes the batch that begins with t will have. Where the
+// index is complete it knows.
+func (r *batchReader) extent(t tagHead) int {
+	if !r.index.complete {
+		return r.batch
+	}
+	n := r.index.after(t.at) - t.at
+	return int(min(max(n, 0), media.MaxBatchBytes))
+}

@@ -1,0 +1,289 @@
+// Package rtmp is the RTMP server: the way in for publishers and the way out to
+// viewers. It implements ingest.Front and stream.Front, and knows nothing of what
+// is done with the media.
+//
+// A connection is one goroutine that reads, the session (session.go), and takes
+// its commands from a table (commands.go). What viewers are sent is written by
+// their players' goroutines, through a viewer (viewer.go), and mostly is memory that all
+// viewers share (form.go).
+package rtmp
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/mediad/mediad/core/ingest"
+	"github.com/mediad/mediad/core/stream"
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// Options are what a Server is made with. The zero value of each has a default.
+type Options struct {
+	Log     hclog.Logger          // none: nothing is logged
+	Metrics prometheus.Registerer // none: the metrics are not registered
+	// Drain is how long Serve waits for connections to end once its context has.
+	Drain  time.Duration // 10 s
+	Limits Limits
+}
+
+// Limits bound what clients may do; in brackets the defaults.
+type Limits struct {
+	Connections int           // open at a time (10000)
+	Message     int           // bytes of an audio or video message of a publisher (16 MiB)
+	Handshake   time.Duration // for all of it (10 s)
+	Idle        time.Duration // a connection that neither publishes nor plays (60 s)
+	Silence     time.Duration // of a publisher (30 s)
+	Write       time.Duration // for a viewer to take up to 256 KiB (10 s)
+}
+
+func (l *Limits) setDefaults() {
+	set(&l.Connections, 10000)
+	set(&l.Message, maxPayload)
+	l.Message = min(l.Message, maxPayload)
+	set(&l.Handshake, 10*time.Second)
+	set(&l.Idle, time.Minute)
+	set(&l.Silence, 30*time.Second)
+	set(&l.Write, 10*time.Second)
+}
+
+func set[T comparable](v *T, byDefault T) {
+	var zero T
+	if *v == zero {
+		*v = byDefault
+	}
+}
+
+// sendBuffer is the size of the kernel's buffer for what a viewer has not taken.
+// Left alone, it would grow to megabytes for each that stalls.
+const sendBuffer = 512 << 10
+
+// A Server serves RTMP.
+type Server struct {
+	log     hclog.Logger
+	logged  throttle
+	backoff backoff
+	metrics *metrics
+	drain   time.Duration
+	limits  Limits
+
+	mu   sync.Mutex
+	apps map[string]app
+}
+
+// An app is what is registered under its name: either or both.
+type app struct {
+	publisher ingest.Publisher
+	newPlayer func(stream.Viewer) stream.Player
+}
+
+var (
+	_ ingest.Front = (*Server)(nil)
+	_ stream.Front = (*Server)(nil)
+)
+
+// New returns a server.
+func New(o Options) *Server {
+	if o.Log == nil {
+		o.Log = hclog.NewNullLogger()
+	}
+	set(&o.Drain, 10*time.Second)
+	o.Limits.setDefaults()
+	return &Server{
+		log:     o.Log,
+		metrics: newMetrics(o.Metrics),
+		drain:   o.Drain,
+		limits:  o.Limits,
+		logged:  throttle{causes: make(map[string]lines)},
+		apps:    make(map[string]app),
+	}
+}
+
+// HandlePublish implements ingest.Front.
+func (s *Server) HandlePublish(name string, p ingest.Publisher) (remove func(), err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	a := s.apps[name]
+	if a.publisher != nil {
+		return nil, fmt.Errorf("the app %q takes publishers already", name)
+	}
+	a.publisher = p
+	s.apps[name] = a
+	return func() { s.change(name, func(a *app) { a.publisher = nil }) }, nil
+}
+
+// HandlePlay implements stream.Front.
+func (s *Server) HandlePlay(name string, newPlayer func(stream.Viewer) stream.Player) (remove func(), err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	a := s.apps[name]
+	if a.newPlayer != nil {
+		return nil, fmt.Errorf("the app %q is played from already", name)
+	}
+	a.newPlayer = newPlayer
+	s.apps[name] = a
+	return func() { s.change(name, func(a *app) { a.newPlayer = nil }) }, nil
+}
+
+func (s *Server) change(name string, f func(*app)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	a := s.apps[name]
+	f(&a)
+	s.apps[name] = a
+	if a.publisher == nil && a.newPlayer == nil {
+		delete(s.apps, name)
+	}
+}
+
+// app returns what is registered under a name, which may be nothing.
+func (s *Server) app(name string) app {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.apps[name]
+}
+
+func (s *Server) serves(name string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	_, ok := s.apps[name]
+	return ok
+}
+
+// Serve accepts connections from l and serves them until ctx ends. Then it
+// accepts no more, and nothing new is published or played; it closes the
+// connections that do neither at once, those that are left after Options.Drain,
+// and returns nil when the last is gone. It closes l in any case. An error is one of l.
+func (s *Server) Serve(ctx context.Context, l net.Listener) error {
+	// Connections outlive ctx by the drain.
+	conns, closeAll := context.WithCancelCause(context.WithoutCancel(ctx))
+	defer closeAll(nil)
+	stop := context.AfterFunc(ctx, func() { _ = l.Close() })
+	defer stop()
+
+	var open sync.WaitGroup
+	err := s.accept(ctx, conns, l, &open)
+	_ = l.Close()
+	if err != nil {
+		closeAll(errShutdown)
+	}
+	drained := time.AfterFunc(s.drain, func() { closeAll(errShutdown) })
+	defer drained.Stop()
+	open.Wait()
+	return err
+}
+
+// accept starts a session for each connection. It returns nil when ctx has ended.
+func (s *Server) accept(ctx, conns context.Context, l net.Listener, open *sync.WaitGroup) error {
+	const shortest, longest = 5 * time.Millisecond, time.Second
+	slots := make(chan struct{}, s.limits.Connections)
+	pause := shortest
+	for {
+		conn, err := l.Accept()
+		switch {
+		case ctx.Err() != nil:
+			if err == nil {
+				_ = conn.Close()
+			}
+			return nil
+		case errors.Is(err, net.ErrClosed):
+			return fmt.Errorf("accept RTMP connections: %w", err)
+		case err != nil: // no descriptors are left, or the like: others must end first
+			s.warn("accept", "cannot accept connections for now", "error", err)
+			wait(ctx, pause)
+			pause = min(2*pause, longest)
+			continue
+		}
+		pause = shortest
+		select {
+		case slots <- struct{}{}:
+		default:
+			s.metrics.closed.WithLabelValues(causeLimit).Inc()
+			s.warn(causeLimit, "too many connections", "limit", s.limits.Connections, "remote", conn.RemoteAddr())
+			_ = conn.Close()
+			continue
+		}
+		setBuffer(conn)
+		s.metrics.connections.Inc()
+		open.Go(func() {
+			newSession(s, ctx, conns, conn).run()
+			s.metrics.connections.Dec()
+			<-slots
+		})
+	}
+}
+
+func wait(ctx context.Context, d time.Duration) {
+	select {
+	case <-ctx.Done():
+	case <-time.After(d):
+	}
+}
+
+// setBuffer bounds the memory that a connection has in the kernel.
+func setBuffer(conn net.Conn) {
+	if c, ok := conn.(*tls.Conn); ok {
+		conn = c.NetConn()
+	}
+	if c, ok := conn.(*net.TCPConn); ok {
+		_ = c.SetWriteBuffer(sendBuffer)
+	}
+}
+
+// ended counts and logs the end of a session.
+func (s *Server) ended(ses *session, why error) {
+	cause := causeNetwork
+	var e *ending
+	if errors.As(why, &e) {
+		cause = e.cause
+	}
+	s.metrics.closed.WithLabelValues(cause).Inc()
+	switch cause {
+	case causeClient, causeShutdown, causeIdle, causeNetwork:
+		ses.log.Debug("the connection has ended", "cause", cause, "error", why)
+	default:
+		s.warn(cause, "connection closed", "cause", cause, "reason", why,
+			"app", ses.address.app, "remote", ses.conn.RemoteAddr())
+	}
+}
+
+// warn logs a warning, unless one of the same cause was logged in the last second.
+// What was left out is counted in the next.
+func (s *Server) warn(cause, msg string, args ...any) {
+	if ok, omitted := s.logged.allow(cause, time.Now()); ok {
+		if omitted > 0 {
+			args = append(args, "omitted", omitted)
+		}
+		s.log.Warn(msg, args...)
+	}
+}
+
+// A throttle lets one line of each cause through per second.
+type throttle struct {
+	mu     sync.Mutex
+	causes map[string]lines
+}
+
+type lines struct {
+	last    time.Time
+	omitted int
+}
+
+// allow reports whether a line may be logged, and how many were not since the last.
+func (t *throttle) allow(cause string, now time.Time) (ok bool, omitted int) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	c := t.causes[cause]
+	if now.Sub(c.last) < time.Second {
+		c.omitted++
+		t.causes[cause] = c
+		return false, 0
+	}
+	t.causes[cause] = lines{last: now}
+	return true, c.omitted
+}

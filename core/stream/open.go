@@ -1,0 +1,117 @@
+// Opening media in a goroutine, so that a player takes events while it waits for
+// a publisher or a slow origin.
+
+package stream
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/mediad/mediad/core/media"
+)
+
+// A purpose is what media are opened for.
+type purpose uint8
+
+const (
+	toPlay purpose = iota
+	toSeek
+	toResume
+)
+
+// An opening is an Open under way, in a goroutine that whoever ends it waits for.
+type opening struct {
+	purpose purpose
+	cancel  context.CancelFunc
+	done    chan result // holds one
+}
+
+// A result is what came of an opening: a source and its first batch, or an error.
+// Live media that are opened to be played come without a batch, since it may be
+// long until there is one.
+type result struct {
+	purpose purpose
+	source  media.Source
+	first   *media.Batch
+	err     error
+}
+
+// open starts to open the first of reqs that there is. No other opening is under way.
+func (p *player) open(why purpose, reqs ...media.OpenRequest) {
+	ctx, cancel := context.WithCancel(p.ctx)
+	o := &opening{purpose: why, cancel: cancel, done: make(chan result, 1)}
+	p.opening = o
+	go func() { o.done <- p.try(ctx, why, reqs) }()
+}
+
+// abandon ends the opening under way, and waits for it.
+func (p *player) abandon() {
+	if p.opening == nil {
+		return
+	}
+	p.opening.cancel()
+	if r := <-p.opening.done; r.source != nil {
+		_ = r.source.Close()
+	}
+	p.opening = nil
+}
+
+// try is the goroutine of an opening.
+func (p *player) try(ctx context.Context, why purpose, reqs []media.OpenRequest) result {
+	var source media.Source
+	var err error
+	for _, req := range reqs {
+		source, err = p.openOne(ctx, why, req)
+		if !errors.Is(err, media.ErrNotFound) {
+			break
+		}
+	}
+	if err != nil {
+		return result{purpose: why, err: err}
+	}
+	if source.Info().Live && why != toSeek {
+		return result{purpose: why, source: source}
+	}
+	first, err := source.Next(ctx)
+	if err != nil {
+		_ = source.Close()
+		return result{purpose: why, err: fmt.Errorf("first frames of %s: %w", source.Info().Name, err)}
+	}
+	return result{purpose: why, source: source, first: first}
+}
+
+// openOne opens req. The position that a client gives with play counts from the
+// start of recorded media, but only the open source tells where that is.
+func (p *player) openOne(ctx context.Context, why purpose, req media.OpenRequest) (media.Source, error) {
+	source, err := p.stage.input.Reader.Open(ctx, req)
+	if err != nil || why != toPlay || req.From <= 0 {
+		return source, err
+	}
+	info := source.Info()
+	if info.Live || info.Start == 0 {
+		return source, nil
+	}
+	_ = source.Close()
+	req.From += info.Start
+	return p.stage.input.Reader.Open(ctx, req)
+}
+
+// requests are the ways to open what a client asks to play, the best first.
+//
+// A start of 0 or more asks for recorded media, but librtmp (rtmpdump, VLC, mpv)
+// sends 0 whenever it is not told that the stream is live. So where there are no recorded
+// media, 0 is live media as they are now, and more is a position in their window.
+func requests(r *Request) []media.OpenRequest {
+	live := media.OpenRequest{Name: r.Name, From: media.Newest, LiveOnly: true}
+	switch {
+	case r.Start == StartLive:
+		return []media.OpenRequest{live}
+	case r.Start < 0:
+		return []media.OpenRequest{{Name: r.Name, From: media.Newest}}
+	}
+	if r.Start > 0 {
+		live.From = r.Start
+	}
+	return []media.OpenRequest{{Name: r.Name, From: r.Start, RecordedOnly: true}, live}
+}

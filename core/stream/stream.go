@@ -1,0 +1,165 @@
+// Package stream is the stage that viewers play from: one machine for each
+// message stream of a client, which opens media, paces them and sends them. The
+// conversation is RTMP's; how it is put on the wire is the front's.
+package stream
+
+import (
+	"context"
+	"fmt"
+	"sync"
+
+	"github.com/mediad/mediad/core/media"
+	"github.com/mediad/mediad/core/stage"
+)
+
+type settings struct {
+	App string `set:"app,required" doc:"application that viewers connect to: rtmp://host/APP/name"`
+}
+
+func (s *settings) Check() error {
+	if err := media.CheckName(s.App); err != nil {
+		return stage.Wrong("app", "%w", err)
+	}
+	return nil
+}
+
+// Kind returns the kind "stream", whose stages serve viewers of front.
+func Kind(front Front) stage.Kind {
+	return stage.Kind{
+		Name:     "stream",
+		Summary:  "Plays to the viewers of an application: from a position, pause, seek, playlist.",
+		Settings: func() any { return &settings{} },
+		Ports:    stage.Ports{NeedsReader: stage.One},
+		New: func(env stage.Env, s any) (stage.Stage, error) {
+			if len(env.Inputs) != 1 {
+				return nil, fmt.Errorf("stream has %d readers, it takes one", len(env.Inputs))
+			}
+			metrics, err := newMetrics(env.Metrics)
+			if err != nil {
+				return nil, err
+			}
+			return &stream{
+				env:     env,
+				app:     s.(*settings).App,
+				input:   env.Inputs[0],
+				front:   front,
+				metrics: metrics,
+				players: map[*player]struct{}{},
+			}, nil
+		},
+	}
+}
+
+// A stream is the stage. It owns its players: their goroutines end before Serve returns.
+type stream struct {
+	env     stage.Env
+	app     string
+	input   stage.Input
+	front   Front
+	metrics *metrics
+
+	mu       sync.Mutex
+	players  map[*player]struct{}
+	draining bool // no more plays
+	stopped  bool // no more players
+}
+
+// App is the application that the stage serves.
+func (s *stream) App() string { return s.app }
+
+// Serve serves viewers until ctx ends. Then it ends live viewers, lets those of
+// recorded media go on for Env.Drain, and ends them too.
+func (s *stream) Serve(ctx context.Context) error {
+	remove, err := s.front.HandlePlay(s.app, s.newPlayer)
+	if err != nil {
+		return fmt.Errorf("serve app %q: %w", s.app, err)
+	}
+	<-ctx.Done()
+	limit, cancel := context.WithTimeout(context.Background(), s.env.Drain)
+	defer cancel()
+	for _, p := range s.drain() {
+		select {
+		case <-p.quiet:
+		case <-p.done:
+		case <-limit.Done():
+		}
+	}
+	remove()
+	players := s.stop()
+	for _, p := range players {
+		p.cancel(errStopped)
+	}
+	for _, p := range players {
+		<-p.done
+	}
+	return nil
+}
+
+// newPlayer starts a player for a client. Once the stage has stopped, the player
+// does nothing.
+func (s *stream) newPlayer(v Viewer) Player {
+	p := newPlayer(s, v)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.stopped {
+		p.cancel(errStopped)
+		close(p.done)
+		return p
+	}
+	p.draining = s.draining
+	s.players[p] = struct{}{}
+	go func() {
+		p.run()
+		s.mu.Lock()
+		delete(s.players, p)
+		s.mu.Unlock()
+		close(p.done)
+	}()
+	return p
+}
+
+// drain tells the players that the stage is stopping, and returns them.
+func (s *stream) drain() []*player {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.draining = true
+	players := s.list()
+	for _, p := range players {
+		p.post(event{kind: drain})
+	}
+	return players
+}
+
+// stop takes no more players and returns those that are left.
+func (s *stream) stop() []*player {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.stopped = true
+	return s.list()
+}
+
+func (s *stream) list() []*player {
+	players := make([]*player, 0, len(s.players))
+	for p := range s.players {
+		players = append(players, p)
+	}
+	return players
+}
+
+// Explain says what req would be played from. It implements media.Explainer.
+func (s *stream) Explain(ctx context.Context, req media.OpenRequest) ([]media.Candidate, error) {
+	if e, ok := s.input.Reader.(media.Explainer); ok {
+		return e.Explain(ctx, req)
+	}
+	only := media.Candidate{Source: s.input.Name, Chosen: true, Note: "the only one"}
+	c, ok := s.input.Reader.(media.Coster)
+	if !ok {
+		return []media.Candidate{only}, nil
+	}
+	cost, err := c.Cost(ctx, req)
+	if err != nil {
+		return nil, err
+	}
+	only.Cost, only.Total = cost, cost.Total()
+	return []media.Candidate{only}, nil
+}

@@ -1,0 +1,128 @@
+package e2e
+
+import (
+	"path/filepath"
+	"testing"
+)
+
+// live publishes, plays and records in one file each three seconds.
+const live = `
+  live:
+    - use: ingest
+      with: {app: live, linger: 2s}
+    - use: broadcast
+      with: {window: 10s, wait: 20s}
+    - use: stream
+      with: {app: live}
+  archive:
+    - from: live/broadcast
+    - use: archiver
+      with: {rotate: 3s}
+    - use: writer-disk
+      with: {root: ./recordings}
+`
+
+// publish sends a film in real time with ffmpeg, as it is.
+func (d *daemon) publish(film, name string) *command {
+	d.t.Helper()
+	return launch(d.t, "ffmpeg", "-hide_banner", "-loglevel", "warning", "-re", "-i", film, "-c", "copy", "-f", "flv", d.url("live/"+name))
+}
+
+// play keeps what a ffmpeg player gets, as it is, in a file.
+func (d *daemon) play(path, out string) *command {
+	d.t.Helper()
+	return launch(d.t, "ffmpeg", "-hide_banner", "-loglevel", "warning", "-y", "-i", d.url(path), "-c", "copy", "-f", "flv", out)
+}
+
+// recordings lists the recorded files of a channel in the order of their making.
+func (d *daemon) recordings(channel string) []string {
+	d.t.Helper()
+	files, err := filepath.Glob(d.path("recordings", channel, "*", "*.flv"))
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	return files
+}
+
+func TestLivePlayedAndRecordedFrameForFrame(t *testing.T) {
+	t.Parallel()
+	film := film(t, 12, "flv")
+	d := start(t, live)
+	early := d.play("live/show", d.path("early.flv")) // waits for the publisher
+	publisher := d.publish(film, "show")
+	d.onAir("show")
+	late := d.play("live/show", d.path("late.flv"))
+	for _, c := range []*command{publisher, early, late} {
+		if err := c.wait(); err != nil {
+			t.Errorf("%s: %v\n%s", c.name, err, c.out)
+		}
+	}
+	if err := d.stop(); err != nil {
+		t.Fatal(err)
+	}
+
+	files := d.recordings("show")
+	if len(files) < 4 {
+		t.Errorf("12 s with a new file each 3 s are in %d files: %v", len(files), files)
+	}
+	for _, codec := range []string{"video", "audio"} {
+		want := packets(t, film, codec)
+		if at := expectRun(t, "the early viewer's "+codec, packets(t, d.path("early.flv"), codec), want, len(want)); at != 0 {
+			t.Errorf("the early viewer's %s begins at packet %d", codec, at)
+		}
+		at := expectRun(t, "the late viewer's "+codec, packets(t, d.path("late.flv"), codec), want, len(want)/2)
+		if codec == "video" && want[at].Flags[0] != 'K' {
+			t.Errorf("the late viewer begins at packet %d, which is no keyframe", at)
+		}
+		var recorded []string
+		for _, file := range files {
+			recorded = append(recorded, hashes(packets(t, file, codec))...)
+		}
+		expectSame(t, "all recorded "+codec, recorded, hashes(want))
+	}
+}
+
+func TestT51_AudioOnlyAndVideoOnly(t *testing.T) {
+	t.Parallel()
+	source := film(t, 6, "flv")
+	d := start(t, live)
+	for _, c := range []struct{ codec, drop string }{{"audio", "-vn"}, {"video", "-an"}} {
+		player := d.play("live/"+c.codec, d.path(c.codec+".flv"))
+		must(t, "ffmpeg", "-hide_banner", "-loglevel", "warning", "-re", "-i", source, c.drop, "-c", "copy", "-f", "flv", d.url("live/"+c.codec))
+		if err := player.wait(); err != nil {
+			t.Errorf("%s: %v\n%s", player.name, err, player.out)
+		}
+		want := packets(t, source, c.codec)
+		expectRun(t, "the viewer's "+c.codec, packets(t, d.path(c.codec+".flv"), c.codec), want, len(want))
+	}
+}
+
+func TestT52_ViewersStayWhilePublisherComesBack(t *testing.T) {
+	t.Parallel()
+	film := film(t, 12, "flv")
+	d := start(t, live)
+	viewer := d.play("live/show", d.path("viewer.flv"))
+	first := d.publish(film, "show")
+	d.onAir("show")
+	eventually(t, "three seconds are played", func() error { return atLeast(d.metric("mediad_ingest_frames_total"), 200) })
+	first.kill()
+	if err := d.publish(film, "show").wait(); err != nil {
+		t.Fatal(err)
+	}
+	if err := viewer.wait(); err != nil {
+		t.Errorf("the viewer: %v\n%s", err, viewer.out)
+	}
+	got := packets(t, d.path("viewer.flv"), "video")
+	want := packets(t, film, "video")
+	again := lastIndex(got, want[0].Hash)
+	if again < 50 {
+		t.Fatalf("the second publication begins at packet %d of what the viewer got", again)
+	}
+	expectRun(t, "before", got[:again], want, 50)
+	expectRun(t, "after", got[again:], want, len(want))
+	for i := 1; i < len(got); i++ {
+		if got[i].DTS <= got[i-1].DTS {
+			t.Errorf("the viewer's time runs back from %d to %d at packet %d", got[i-1].DTS, got[i].DTS, i)
+		}
+	}
+}

@@ -1,0 +1,90 @@
+package e2e
+
+import (
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+)
+
+const onDemand = `
+  on-demand:
+    - use: reader-disk
+      with: {root: ./media}
+    - use: cache
+    - use: broker
+    - use: stream
+      with: {app: vod}
+`
+
+// shelve puts a film among the media.
+func (d *daemon) shelve(film, name string) {
+	d.t.Helper()
+	content, err := os.ReadFile(film)
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	if err := os.WriteFile(d.path("media", name), content, 0o644); err != nil {
+		d.t.Fatal(err)
+	}
+}
+
+func TestRecordedPlayedFrameForFrame(t *testing.T) {
+	t.Parallel()
+	d := start(t, onDemand)
+	for _, c := range []struct{ extension, url string }{
+		{"flv", "vod/film0"}, {"flv", "vod/film0.flv"}, {"mp4", "vod/film1"}, {"mp4", "vod/mp4:film1.mp4"},
+	} {
+		source := film(t, 8, c.extension)
+		d.shelve(source, map[string]string{"flv": "film0.flv", "mp4": "film1.mp4"}[c.extension])
+		out := d.path(filepath.Base(c.url) + "." + c.extension + ".flv")
+		player := d.play(c.url, out)
+		if err := player.wait(); err != nil {
+			t.Fatalf("%s: %v\n%s", c.url, err, player.out)
+		}
+		// MP4 counts in finer units: what ffmpeg makes of it in FLV is what is right.
+		want := d.path("want.flv")
+		must(t, "ffmpeg", "-hide_banner", "-loglevel", "error", "-y", "-i", source, "-c", "copy", want)
+		for _, codec := range []string{"video", "audio"} {
+			all := packets(t, want, codec)
+			if at := expectRun(t, c.url+" "+codec, packets(t, out, codec), all, len(all)); at != 0 {
+				t.Errorf("%s: %s begins at packet %d", c.url, codec, at)
+			}
+		}
+	}
+}
+
+func TestRtmpdumpDownloadsAndResumes(t *testing.T) {
+	t.Parallel()
+	d := start(t, onDemand)
+	source := film(t, 30, "flv") // of a shorter one rtmpdump thinks that its last frame is missing
+	d.shelve(source, "film.flv")
+	out := d.path("dump.flv")
+	must(t, "rtmpdump", "-q", "-r", d.url("vod/film"), "-o", out)
+	for _, codec := range []string{"video", "audio"} {
+		want := packets(t, source, codec)
+		expectRun(t, codec, packets(t, out, codec), want, len(want))
+	}
+
+	if err := os.Remove(out); err != nil {
+		t.Fatal(err)
+	}
+	half := launch(t, "rtmpdump", "-q", "--stop", "15", "-r", d.url("vod/film"), "-o", out)
+	var exit *exec.ExitError
+	if err := half.wait(); !errors.As(err, &exit) || exit.ExitCode() != 2 { // incomplete, as it was told
+		t.Fatalf("%s: %v\n%s", half.name, err, half.out)
+	}
+	must(t, "rtmpdump", "-q", "--resume", "-r", d.url("vod/film"), "-o", out)
+	for _, codec := range []string{"video", "audio"} {
+		want := packets(t, source, codec)
+		expectSame(t, "resumed "+codec, hashes(packets(t, out, codec)), hashes(want))
+	}
+
+	part := d.path("part.flv")
+	must(t, "rtmpdump", "-q", "--start", "4", "-r", d.url("vod/film"), "-o", part)
+	want := packets(t, source, "video")
+	if at := expectRun(t, "from 4 s", packets(t, part, "video"), want, 600); at != 100 {
+		t.Errorf("from 4 s: begins at packet %d, want 100", at)
+	}
+}

@@ -1,0 +1,299 @@
+// Package api is the daemon's HTTP listener: health, metrics, and lists for
+// consoles and `mediad explain`. It only shows; nothing is changed through it.
+package api
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"net/http"
+	"net/http/pprof"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/mediad/mediad/core/broadcast"
+	"github.com/mediad/mediad/core/media"
+	"github.com/mediad/mediad/pipeline"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+)
+
+// Options are what the API shows.
+type Options struct {
+	// Stages are the stages as they are now, in the order of the file.
+	Stages  func() []pipeline.Status
+	Metrics prometheus.Gatherer
+	// Loopback says that the listener is for this machine only: requests that
+	// name another host are refused.
+	Loopback bool
+	Pprof    bool
+}
+
+// New returns the handler of everything that the listener serves.
+func New(o Options) http.Handler {
+	a := &api{o}
+	mux := http.NewServeMux()
+	mux.HandleFunc("/healthz", a.health)
+	mux.Handle("/metrics", promhttp.HandlerFor(o.Metrics, promhttp.HandlerOpts{}))
+	mux.HandleFunc("/api/channels", a.channels)
+	mux.HandleFunc("/api/pipelines", a.pipelines)
+	mux.HandleFunc("/api/explain", a.explain)
+	paths := "/healthz, /metrics, /api/channels, /api/pipelines, /api/explain?name=APP/NAME"
+	if o.Pprof && o.Loopback {
+		mux.HandleFunc("/debug/pprof/", pprof.Index)
+		mux.HandleFunc("/debug/pprof/profile", pprof.Profile)
+		mux.HandleFunc("/debug/pprof/trace", pprof.Trace)
+		paths += ", /debug/pprof/"
+	}
+	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+		fail(w, http.StatusNotFound, "there is no %s here, there are %s", r.URL.Path, paths)
+	})
+	return guard(mux, o.Loopback)
+}
+
+type api struct{ Options }
+
+func (a *api) health(w http.ResponseWriter, _ *http.Request) {
+	type wrong struct {
+		Stage string         `json:"stage"`
+		State pipeline.State `json:"state"`
+		Error string         `json:"error,omitempty"`
+	}
+	health := struct {
+		Status string  `json:"status"`
+		Wrong  []wrong `json:"wrong,omitempty"`
+	}{Status: "ok"}
+	code := http.StatusOK
+	for _, s := range a.Stages() {
+		if s.State != pipeline.Running {
+			code, health.Status = http.StatusServiceUnavailable, "failing"
+			health.Wrong = append(health.Wrong, wrong{s.String(), s.State, text(s.Err)})
+		}
+	}
+	reply(w, code, health)
+}
+
+// channel is a line of /api/channels.
+type channel struct {
+	Stage string `json:"stage"`
+	broadcast.Channel
+}
+
+// lister is a stage that has channels, such as a broadcast.
+type lister interface{ ListChannels() []broadcast.Channel }
+
+func (a *api) channels(w http.ResponseWriter, _ *http.Request) {
+	list := []channel{}
+	for _, s := range a.Stages() {
+		l, ok := s.Made.(lister)
+		if !ok {
+			continue
+		}
+		for _, c := range l.ListChannels() {
+			list = append(list, channel{s.String(), c})
+		}
+	}
+	reply(w, http.StatusOK, list)
+}
+
+// stage is a stage in /api/pipelines.
+type stage struct {
+	Name     string             `json:"name"`
+	Kind     string             `json:"kind"`
+	State    pipeline.State     `json:"state"`
+	Since    time.Time          `json:"since"`
+	Error    string             `json:"error,omitempty"`
+	Settings map[string]any     `json:"settings,omitempty"`
+	Inputs   []string           `json:"inputs,omitempty"`
+	Output   string             `json:"output,omitempty"`
+	Metrics  map[string]float64 `json:"metrics,omitempty"`
+}
+
+type line struct {
+	Name   string  `json:"name"`
+	Stages []stage `json:"stages"`
+}
+
+func (a *api) pipelines(w http.ResponseWriter, _ *http.Request) {
+	metrics, err := gather(a.Metrics)
+	if err != nil {
+		fail(w, http.StatusInternalServerError, "metrics: %v", err)
+		return
+	}
+	lines := []line{}
+	for _, s := range a.Stages() {
+		if len(lines) == 0 || lines[len(lines)-1].Name != s.Pipeline {
+			lines = append(lines, line{Name: s.Pipeline})
+		}
+		st := stage{
+			Name:     s.Name,
+			Kind:     s.Kind.Name,
+			State:    s.State,
+			Since:    s.Since,
+			Error:    text(s.Err),
+			Settings: hideSecrets(s.Given),
+			Metrics:  metrics[s.String()],
+		}
+		for _, in := range s.Inputs {
+			st.Inputs = append(st.Inputs, in.String())
+		}
+		if s.Output != nil {
+			st.Output = s.Output.String()
+		}
+		last := &lines[len(lines)-1]
+		last.Stages = append(last.Stages, st)
+	}
+	reply(w, http.StatusOK, lines)
+}
+
+// gather returns the value of each metric by "pipeline/stage", the count for a
+// histogram or summary. Labels of its own stand behind a metric's name.
+func gather(from prometheus.Gatherer) (map[string]map[string]float64, error) {
+	families, err := from.Gather()
+	if err != nil {
+		return nil, err
+	}
+	all := map[string]map[string]float64{}
+	for _, f := range families {
+		for _, m := range f.GetMetric() {
+			of := map[string]string{}
+			var labels []string
+			for _, l := range m.GetLabel() {
+				switch l.GetName() {
+				case "pipeline", "stage":
+					of[l.GetName()] = l.GetValue()
+				default:
+					labels = append(labels, fmt.Sprintf("%s=%q", l.GetName(), l.GetValue()))
+				}
+			}
+			if len(of) < 2 {
+				continue
+			}
+			name := f.GetName()
+			if len(labels) > 0 {
+				name += "{" + strings.Join(labels, ",") + "}"
+			}
+			stage := of["pipeline"] + "/" + of["stage"]
+			if all[stage] == nil {
+				all[stage] = map[string]float64{}
+			}
+			all[stage][name] = m.GetCounter().GetValue() + m.GetGauge().GetValue() + m.GetUntyped().GetValue() +
+				float64(m.GetHistogram().GetSampleCount()+m.GetSummary().GetSampleCount())
+		}
+	}
+	return all, nil
+}
+
+const hidden = "(hidden)"
+
+// hideSecrets returns the settings without what could be a secret, by their names
+// and by the user part and the query of URLs.
+func hideSecrets(settings map[string]any) map[string]any {
+	out := maps.Clone(settings)
+	for name, value := range settings {
+		secret := false
+		for _, word := range []string{"key", "token", "secret", "password"} {
+			secret = secret || strings.Contains(strings.ToLower(name), word)
+		}
+		switch v := value.(type) {
+		case string:
+			out[name] = hideURL(v)
+		case []string:
+			list := slices.Clone(v)
+			for i := range list {
+				list[i] = hideURL(list[i])
+			}
+			out[name] = list
+		}
+		if secret {
+			out[name] = hidden
+		}
+	}
+	return out
+}
+
+func hideURL(s string) string {
+	u, err := url.Parse(s)
+	switch {
+	case err != nil && strings.Contains(s, "://"):
+		return hidden
+	case err != nil || u.Host == "":
+		return s
+	}
+	if u.User != nil {
+		u.User = url.User("hidden")
+	}
+	if u.RawQuery != "" {
+		u.RawQuery = "hidden"
+	}
+	return u.String()
+}
+
+// Explanation is the reply of /api/explain.
+type Explanation struct {
+	Name       string            `json:"name"`
+	Stage      string            `json:"stage"` // the stream stage that was asked
+	Candidates []media.Candidate `json:"candidates"`
+}
+
+// player is a stage that plays the media of an app.
+type player interface{ App() string }
+
+func (a *api) explain(w http.ResponseWriter, r *http.Request) {
+	name := r.URL.Query().Get("name")
+	if err := media.CheckName(name); err != nil {
+		fail(w, http.StatusBadRequest, "%v: ask for /api/explain?name=APP/NAME", err)
+		return
+	}
+	var apps []string
+	for _, s := range a.Stages() {
+		p, plays := s.Made.(player)
+		e, explains := s.Made.(media.Explainer)
+		if !plays || !explains {
+			continue
+		}
+		apps = append(apps, p.App())
+		rest, ok := strings.CutPrefix(name, p.App()+"/")
+		if !ok {
+			continue
+		}
+		candidates, err := e.Explain(r.Context(), media.OpenRequest{Name: rest, From: media.Newest})
+		switch {
+		case errors.Is(err, media.ErrNotFound):
+			fail(w, http.StatusNotFound, "%v", err)
+		case err != nil:
+			fail(w, http.StatusBadGateway, "%v", err)
+		default:
+			reply(w, http.StatusOK, Explanation{name, s.String(), candidates})
+		}
+		return
+	}
+	switch len(apps) {
+	case 0:
+		fail(w, http.StatusNotFound, "no stage plays anything: a pipeline needs a stream stage")
+	default:
+		fail(w, http.StatusNotFound, "nothing plays the app of %q: the name begins with one of %s/", name, strings.Join(apps, "/, "))
+	}
+}
+
+func text(err error) string {
+	if err == nil {
+		return ""
+	}
+	return err.Error()
+}
+
+func reply(w http.ResponseWriter, code int, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(code)
+	encoder := json.NewEncoder(w)
+	encoder.SetIndent("", "  ")
+	_ = encoder.Encode(v) // the client is gone
+}
+
+func fail(w http.ResponseWriter, code int, format string, args ...any) {
+	reply(w, code, map[string]string{"error": fmt.Sprintf(format, args...)})
+}

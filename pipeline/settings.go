@@ -1,0 +1,166 @@
+// Settings: what stands under `with`, and the daemon's own, checked against their
+// description.
+
+package pipeline
+
+import (
+	"errors"
+	"net"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/mediad/mediad/core/stage"
+	"gopkg.in/yaml.v3"
+)
+
+// Listen is where the daemon listens; nowhere when an address is empty.
+type Listen struct {
+	RTMP string `set:"rtmp" doc:"address for publishers and players"`
+	HTTP string `set:"http" doc:"address for metrics and the API"`
+}
+
+// Check implements stage.Checker.
+func (l *Listen) Check() error {
+	return errors.Join(checkAddress("rtmp", l.RTMP), checkAddress("http", l.HTTP))
+}
+
+func checkAddress(setting, addr string) error {
+	if addr == "" {
+		return nil
+	}
+	_, port, err := net.SplitHostPort(addr)
+	if err == nil {
+		_, err = strconv.ParseUint(port, 10, 16)
+	}
+	if err != nil {
+		return stage.Wrong(setting, `%q is not an address such as ":1935" or "127.0.0.1:8080"`, addr)
+	}
+	return nil
+}
+
+// Loopback reports whether only this machine can reach a listener on addr.
+func Loopback(addr string) bool {
+	host, _, err := net.SplitHostPort(addr)
+	return err == nil && (host == "localhost" || net.ParseIP(host).IsLoopback())
+}
+
+// Log is how the daemon logs.
+type Log struct {
+	Level  string `set:"level" doc:"trace, debug, info, warn or error"`
+	Format string `set:"format" doc:"text or json"`
+}
+
+// Check implements stage.Checker.
+func (l *Log) Check() error {
+	return errors.Join(
+		checkChoice("level", l.Level, "trace", "debug", "info", "warn", "error"),
+		checkChoice("format", l.Format, "text", "json"))
+}
+
+func checkChoice(setting, value string, choices ...string) error {
+	if slices.Contains(choices, value) {
+		return nil
+	}
+	return stage.Wrong(setting, "%q is not one of %s%s", value, strings.Join(choices, ", "), didYouMean(value, choices))
+}
+
+// general is what is set at the top of the file itself.
+type general struct {
+	Drain time.Duration `set:"drain" doc:"how long a stage may take to finish its work at the end"`
+	Pprof bool          `set:"pprof" doc:"serve /debug/pprof, on a loopback address only"`
+}
+
+var (
+	listenKind  = stage.Kind{Settings: func() any { return &Listen{RTMP: ":1935"} }}
+	logKind     = stage.Kind{Settings: func() any { return &Log{Level: "info", Format: "text"} }}
+	generalKind = stage.Kind{Settings: func() any { return &general{Drain: 10 * time.Second} }}
+)
+
+// settings reads a mapping of settings.
+func (p *parser) settings(n *yaml.Node, where, what string) []pair {
+	if isEmpty(n) {
+		return nil
+	}
+	return p.pairs(n, where, what)
+}
+
+// decode fills the settings of a kind from what is given, and returns the defaults
+// when that is wrong. What is missing is reported at owner.
+func (p *parser) decode(k stage.Kind, given []pair, owner pos, where string) any {
+	var names []string
+	for _, s := range k.Describe() {
+		names = append(names, s.Name)
+	}
+	values := map[string]any{}
+	positions := map[string]pos{}
+	misspelt := false
+	for _, kv := range given {
+		if !slices.Contains(names, kv.key) {
+			p.wrong(kv.at, where, "unknown setting %q%s", kv.key, nearestOrAll(kv.key, names))
+			misspelt = true
+			continue
+		}
+		if value, ok := p.value(kv, where); ok {
+			values[kv.key], positions[kv.key] = value, at(kv.value)
+		}
+	}
+	for _, s := range k.Describe() {
+		if _, ok := find(given, s.Name); s.Required && !ok && !misspelt {
+			p.wrong(owner, where, "the setting %s is missing (%s)", s.Name, s.Doc)
+		}
+	}
+	settings, err := k.Decode(values)
+	if err == nil {
+		return settings
+	}
+	for _, e := range each(err) {
+		// A setting that has no value here was reported above.
+		if at, ok := positions[settingOf(e)]; ok {
+			p.wrong(at, where, "%v", e)
+		} else if settingOf(e) == "" {
+			p.wrong(owner, where, "%v", e)
+		}
+	}
+	if k.Settings == nil {
+		return nil
+	}
+	return k.Settings()
+}
+
+// value reads a value in the form that stage.Kind.Decode takes.
+func (p *parser) value(kv pair, where string) (value any, ok bool) {
+	if kv.value.Kind != yaml.SequenceNode {
+		w, ok := p.word(kv.value, where, kv.key)
+		return w.text, ok
+	}
+	words, ok := p.words(kv.value, where, "an element of "+kv.key)
+	list := make([]string, len(words))
+	for i, w := range words {
+		list[i] = w.text
+	}
+	return list, ok
+}
+
+// each takes joined errors apart.
+func each(err error) []error {
+	joined, ok := err.(interface{ Unwrap() []error })
+	if !ok {
+		return []error{err}
+	}
+	var list []error
+	for _, e := range joined.Unwrap() {
+		list = append(list, each(e)...)
+	}
+	return list
+}
+
+// settingOf returns the setting that err is about, "" when it is about none.
+func settingOf(err error) string {
+	var e *stage.SettingError
+	if errors.As(err, &e) {
+		return e.Setting
+	}
+	return ""
+}

@@ -1,0 +1,223 @@
+// A file at an origin that has ranges.
+
+package readerhttp
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"slices"
+
+	"github.com/mediad/mediad/core/container"
+	"github.com/mediad/mediad/core/media"
+)
+
+// A file is an open file at an origin.
+type file interface {
+	container.File
+	version() string
+}
+
+// The pieces that a file is read in: small ones here and there, larger ones
+// when it is read on from where the last one ended.
+const (
+	minPiece  = 64 << 10
+	maxPiece  = 1 << 20
+	maxPieces = 3 // that are kept: audio and video may lie apart
+)
+
+// open opens the file of a name. It lives on when ctx has ended.
+func (o *origin) open(ctx context.Context, name string) (f file, err error) {
+	err = o.try(ctx, func() error {
+		f, err = o.begin(ctx, o.url(name))
+		return err
+	})
+	return f, known(err)
+}
+
+// known gives an error of the network a name that others know. What it returns is no
+// io.EOF, which a connection may end with but a file must not.
+func known(err error) error {
+	if errors.Is(err, io.EOF) {
+		return fmt.Errorf("%w: the connection was closed", media.ErrUnavailable)
+	}
+	for _, target := range []error{nil, media.ErrNotFound, media.ErrDenied, media.ErrUnavailable,
+		media.ErrChanged, media.ErrClosed, context.Canceled, context.DeadlineExceeded} {
+		if errors.Is(err, target) {
+			return err
+		}
+	}
+	return fmt.Errorf("%w: %w", media.ErrUnavailable, err)
+}
+
+// begin asks for the first bytes of a file, and finds out from the answer how it can be
+// read. Not HEAD: signed URLs are good for GET alone.
+func (o *origin) begin(ctx context.Context, url string) (file, error) {
+	life, end := context.WithCancel(context.WithoutCancel(ctx))
+	stop := context.AfterFunc(ctx, end)
+	f, err := o.beginIn(life, end, url)
+	if !stop() { // ctx ended, and the file with it
+		if err == nil {
+			f.Close()
+		}
+		return nil, ctx.Err()
+	}
+	if err != nil {
+		end()
+	}
+	return f, err
+}
+
+func (o *origin) beginIn(life context.Context, end context.CancelFunc, url string) (file, error) {
+	r, err := o.get(life, url, 0, minPiece)
+	if err != nil {
+		return nil, err
+	}
+	if r.StatusCode == http.StatusOK {
+		return newSpool(r, end)
+	}
+	defer r.Close()
+	n, size, err := r.contentRange(0)
+	if err != nil {
+		return nil, err
+	}
+	p := make([]byte, min(n, minPiece))
+	if _, err := io.ReadFull(r, p); err != nil {
+		return nil, err
+	}
+	f := &ranged{origin: o, url: url, is: r.version(size), life: life, end: end, turn: make(chan struct{}, 1)}
+	f.pieces = append(f.pieces, piece{0, p})
+	return f, nil
+}
+
+// A ranged file is read in ranges.
+type ranged struct {
+	origin *origin
+	url    string
+	is     version
+	life   context.Context
+	end    context.CancelFunc
+
+	turn   chan struct{} // has room for the one who may use pieces
+	pieces []piece       // the last used last
+}
+
+// A piece is some bytes of a file.
+type piece struct {
+	off int64
+	p   []byte
+}
+
+func (f *ranged) version() string { return f.is.String() }
+
+// Size implements media.File.
+func (f *ranged) Size() int64 { return f.is.size }
+
+// Close implements container.File.
+func (f *ranged) Close() error {
+	f.end()
+	return nil
+}
+
+// ReadAt implements media.File.
+func (f *ranged) ReadAt(ctx context.Context, p []byte, off int64) (int, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(f.life, cancel)()
+	select {
+	case f.turn <- struct{}{}:
+	case <-ctx.Done():
+		return 0, f.ended(ctx.Err())
+	}
+	defer func() { <-f.turn }()
+	n := 0
+	for n < len(p) && off < f.is.size {
+		piece, err := f.piece(ctx, off, int64(len(p)-n))
+		if err != nil {
+			return n, f.ended(known(err))
+		}
+		m := copy(p[n:], piece.p[off-piece.off:])
+		n, off = n+m, off+int64(m)
+	}
+	if n < len(p) {
+		return n, io.EOF
+	}
+	return n, nil
+}
+
+// ended returns what an error is after Close.
+func (f *ranged) ended(err error) error {
+	if f.life.Err() != nil {
+		return media.ErrClosed
+	}
+	return err
+}
+
+// piece returns a piece that has the byte off, and where it is read now, up to need bytes from there.
+func (f *ranged) piece(ctx context.Context, off, need int64) (piece, error) {
+	size := int64(minPiece)
+	for i, p := range f.pieces {
+		end := p.off + int64(len(p.p))
+		if p.off <= off && off < end {
+			f.pieces = append(slices.Delete(f.pieces, i, i+1), p)
+			return p, nil
+		}
+		if off == end {
+			size = 2 * int64(len(p.p))
+		}
+	}
+	size = min(max(size, need), maxPiece, f.is.size-off)
+	p := piece{off: off}
+	if len(f.pieces) == maxPieces {
+		p.p = f.pieces[0].p // nobody has it any more
+		f.pieces = f.pieces[1:]
+	}
+	if int64(cap(p.p)) < size {
+		p.p = make([]byte, size)
+	}
+	p.p = p.p[:size]
+	for n := int64(0); n < size; {
+		err := f.origin.try(ctx, func() error {
+			m, err := f.fetch(ctx, p.p[n:], off+n)
+			n += int64(m)
+			if m >= pace { // worth the request: go on from there
+				return nil
+			}
+			return err
+		})
+		if err != nil {
+			return piece{}, err
+		}
+	}
+	f.pieces = append(f.pieces, p)
+	return p, nil
+}
+
+// fetch reads at least one byte at off, or fails.
+func (f *ranged) fetch(ctx context.Context, p []byte, off int64) (int, error) {
+	r, err := f.origin.get(ctx, f.url, off, int64(len(p)))
+	if err != nil {
+		var status statusError
+		if errors.As(err, &status) && status == http.StatusRequestedRangeNotSatisfiable {
+			return 0, fmt.Errorf("%w: byte %d is there no more", media.ErrChanged, off)
+		}
+		return 0, err
+	}
+	defer r.Close()
+	if r.StatusCode == http.StatusOK { // from byte 0
+		if now := r.version(r.ContentLength); !f.is.same(now) {
+			return 0, fmt.Errorf("%w: it was %v, now it is %v", media.ErrChanged, f.is, now)
+		}
+		return 0, fmt.Errorf("%w: it has no range, but earlier ones had", errAnswer)
+	}
+	n, size, err := r.contentRange(off)
+	if err != nil {
+		return 0, err
+	}
+	if now := r.version(size); !f.is.same(now) {
+		return 0, fmt.Errorf("%w: it was %v, now it is %v", media.ErrChanged, f.is, now)
+	}
+	return io.ReadFull(r, p[:min(n, int64(len(p)))])
+}
