@@ -5,7 +5,9 @@ import (
 	"os/exec"
 	"strings"
 	"testing"
-	"time"
+
+	"github.com/mediad/mediad/core/rtmp"
+	"github.com/mediad/mediad/core/stream"
 )
 
 // wholeRecording is live with a single file per channel.
@@ -86,12 +88,15 @@ func TestT55_DiskFull(t *testing.T) {
 	p := d.publisher("show")
 	p.frame(0, 0, 1000)
 	d.onAir("show")
-	viewer := d.play("live/show", "/dev/null")
+	viewer := d.dial("live")
+	if err := viewer.Play(t.Context(), "show", stream.StartAny, -1, true); err != nil {
+		t.Fatal(err)
+	}
 	n := 1
 	next := func() {
 		p.frame(n, uint32(n*40), 40<<10)
 		n++
-		time.Sleep(5 * time.Millisecond) // faster than real time, but not at once
+		until(t, viewer, "each frame", func(m rtmp.Message) bool { return coded(m) && number(t, m) == n-1 })
 	}
 	for n < 200 { // 8 MB
 		next()
@@ -118,12 +123,6 @@ func TestT55_DiskFull(t *testing.T) {
 		}
 		return err
 	})
-	select {
-	case err := <-viewer.done:
-		t.Errorf("the viewer was disturbed: %v\n%s", err, viewer.out)
-		viewer.done <- err
-	default:
-	}
 }
 
 // smallDisk mounts a disk of 4 MiB in the daemon's folder.

@@ -19,6 +19,7 @@ type checker struct {
 	kinds []stage.Kind
 
 	byName map[string]*node // "pipeline/stage", and "pipeline" for its last stage
+	known  []string         // the keys of byName, sorted
 	nodes  []*node
 }
 
@@ -46,6 +47,7 @@ func (c *checker) check(lines []line) {
 			made[i] = append(made[i], c.stage(l, e))
 		}
 	}
+	c.known = slices.Sorted(maps.Keys(c.byName))
 	for i, l := range lines {
 		c.joinDown(l, made[i])
 	}
@@ -167,13 +169,12 @@ func (c *checker) ref(w word, where string) (*node, bool) {
 	if n, ok := c.byName[w.text]; ok || w.text == "" {
 		return n, ok
 	}
-	known := slices.Sorted(maps.Keys(c.byName))
 	// The pipeline's name may have been left out.
-	i := slices.IndexFunc(known, func(name string) bool { return strings.HasSuffix(name, "/"+w.text) })
+	i := slices.IndexFunc(c.known, func(name string) bool { return strings.HasSuffix(name, "/"+w.text) })
 	if i >= 0 {
-		c.wrong(w.at, where, "there is no pipeline %q (did you mean %q?)", w.text, known[i])
+		c.wrong(w.at, where, "there is no pipeline %q (did you mean %q?)", w.text, c.known[i])
 	} else {
-		c.wrong(w.at, where, "there is no stage or pipeline %q%s", w.text, nearestOrAll(w.text, known))
+		c.wrong(w.at, where, "there is no stage or pipeline %q%s", w.text, nearestOrAll(w.text, c.known))
 	}
 	return nil, false
 }

@@ -47,11 +47,17 @@ func (p Problems) sort() error {
 	return p
 }
 
+// A file may have any number of names: this many are compared, or listed in one line.
+const (
+	maxCompared = 200
+	maxListed   = 30
+)
+
 // didYouMean returns ` (did you mean "x"?)` for the known name that is nearest to
 // word, or "" when none is near.
 func didYouMean(word string, known []string) string {
 	best, limit := "", max(1, len(word)/3)
-	for _, name := range known {
+	for _, name := range known[:min(len(known), maxCompared)] {
 		if abs(len(name)-len(word)) > limit {
 			continue
 		}
@@ -67,7 +73,7 @@ func didYouMean(word string, known []string) string {
 
 // nearestOrAll is didYouMean, or the list of what there is when nothing is near.
 func nearestOrAll(word string, known []string) string {
-	if near := didYouMean(word, known); near != "" || len(known) == 0 {
+	if near := didYouMean(word, known); near != "" || len(known) == 0 || len(known) > maxListed {
 		return near
 	}
 	return " (there are: " + strings.Join(known, ", ") + ")"

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"github.com/mediad/mediad/core/archive"
 	"github.com/mediad/mediad/core/broadcast"
 	"github.com/mediad/mediad/core/broker"
 	"github.com/mediad/mediad/core/cache"
@@ -13,6 +14,7 @@ import (
 	"github.com/mediad/mediad/core/stream"
 	readerdisk "github.com/mediad/mediad/plugins/reader-disk"
 	readerhttp "github.com/mediad/mediad/plugins/reader-http"
+	writerdisk "github.com/mediad/mediad/plugins/writer-disk"
 )
 
 // kinds lists them. Publishers and players come to server, which may be nil when
@@ -27,5 +29,7 @@ func kinds(server *rtmp.Server) []stage.Kind {
 		ingest.Kind(server),
 		broadcast.Kind(),
 		playout.Kind(),
+		archive.Kind(),
+		writerdisk.Kind(),
 	}
 }

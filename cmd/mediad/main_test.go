@@ -60,6 +60,7 @@ pipelines:
 func TestExitCodes(t *testing.T) {
 	right := write(t, vod)
 	typo := write(t, strings.ReplaceAll(vod, "reader-disk", "reader-disc"))
+	twice := write(t, vod+"  more: [{from: vod/reader-disk}, {use: stream, with: {app: vod}}]\n")
 	noFolder := write(t, strings.ReplaceAll(vod, "./media", "./nowhere"))
 	taken, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -81,6 +82,7 @@ func TestExitCodes(t *testing.T) {
 		{"graph -c " + typo, 2, ":5:12: "},
 		{"run -c " + typo, 2, ":5:12: "},
 		{"run -c " + busy, 1, "another program uses the address"},
+		{"run -c " + twice, 1, `stream: serve app "vod": `},
 		{"run -c " + noFolder, 2, ":6:20: vod/reader-disk: root: "},
 		{"version", 0, "mediad "},
 		{"explain vod/x --api http://" + taken.Addr().String() + "0", 1, "is mediad running"},

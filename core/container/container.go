@@ -33,7 +33,7 @@ const headSize = 12
 func Open(ctx context.Context, f media.File) (media.Index, error) {
 	head := make([]byte, headSize)
 	n, err := f.ReadAt(ctx, head, 0)
-	if err != nil && err != io.EOF {
+	if err != nil && !errors.Is(err, io.EOF) {
 		return nil, fmt.Errorf("read the first bytes: %w", err)
 	}
 	if n == 0 {

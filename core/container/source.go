@@ -4,6 +4,7 @@ package container
 
 import (
 	"context"
+	"errors"
 	"io"
 	"sync/atomic"
 	"time"
@@ -55,7 +56,7 @@ func (s *Source) Next(ctx context.Context) (*media.Batch, error) {
 		return nil, media.ErrClosed
 	case ctx.Err() != nil:
 		return nil, ctx.Err()
-	case err != io.EOF:
+	case !errors.Is(err, io.EOF):
 		err = s.failed(err)
 	}
 	s.err = err

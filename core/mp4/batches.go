@@ -111,7 +111,7 @@ func (s *scratch) plan() {
 // coding returns how a track is coded.
 func (x *Index) coding(t media.Track) *coding {
 	if t == media.Video {
-		return x.video
+		return &x.video
 	}
-	return x.audio
+	return &x.audio
 }

@@ -5,9 +5,11 @@ package mp4
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"iter"
+	"slices"
 
 	"github.com/mediad/mediad/core/media"
 )
@@ -21,7 +23,7 @@ type window struct {
 	buf  []byte
 }
 
-const windowSize = 64 << 10
+const windowSize = 8 << 10
 
 // A head is the head of a box.
 type head struct {
@@ -47,15 +49,16 @@ func (w *window) box(at int64) (head, error) {
 	return h, nil
 }
 
-// peek returns n bytes at a byte of the file, or with an error what there is.
+// peek returns n bytes at a byte of the file, at most windowSize, or with an error what
+// there is. They are valid until the next call.
 func (w *window) peek(at int64, n int) ([]byte, error) {
 	if at < w.at || at+int64(n) > w.at+int64(len(w.buf)) {
-		buf := make([]byte, windowSize)
-		n, err := w.file.ReadAt(w.ctx, buf, at)
-		if err != nil && err != io.EOF {
+		w.buf = slices.Grow(w.buf[:0], windowSize)[:windowSize]
+		n, err := w.file.ReadAt(w.ctx, w.buf, at)
+		w.at, w.buf = at, w.buf[:n]
+		if err != nil && !errors.Is(err, io.EOF) {
 			return nil, err
 		}
-		w.at, w.buf = at, buf[:n]
 	}
 	p := w.buf[at-w.at:]
 	if len(p) < n {
@@ -64,10 +67,21 @@ func (w *window) peek(at int64, n int) ([]byte, error) {
 	return p[:n], nil
 }
 
-// body reads the content of the box at a byte of the file.
+// body reads the content of the box at a byte of the file. It is valid until the
+// next call.
 func (w *window) body(at int64, h head, limit int64) ([]byte, error) {
 	if h.size > limit {
 		return nil, fmt.Errorf("it has %d bytes, at most %d are read", h.size, limit)
+	}
+	if h.size <= windowSize {
+		p, err := w.peek(at, int(h.size))
+		if errors.Is(err, io.EOF) {
+			err = io.ErrUnexpectedEOF
+		}
+		if err != nil {
+			return nil, err
+		}
+		return p[h.head:], nil
 	}
 	p := make([]byte, h.size-h.head)
 	return p, readFull(w.ctx, w.file, p, at+h.head)
@@ -79,7 +93,7 @@ func readFull(ctx context.Context, f media.File, p []byte, at int64) error {
 	switch {
 	case n == len(p):
 		return nil
-	case err == io.EOF || err == nil:
+	case err == nil, errors.Is(err, io.EOF):
 		return fmt.Errorf("read %d bytes at %d: %w", len(p), at, io.ErrUnexpectedEOF)
 	}
 	return err
@@ -140,15 +154,11 @@ type fields struct {
 	short bool
 }
 
-var zeros [8]byte
-
+// take returns the next n bytes, all zero when they are not there.
 func (f *fields) take(n int) []byte {
 	if len(f.p) < n {
 		f.p, f.short = nil, true
-		if n <= len(zeros) {
-			return zeros[:n]
-		}
-		return nil
+		return make([]byte, min(n, 8)) // no field is longer
 	}
 	p := f.p[:n]
 	f.p = f.p[n:]
@@ -175,13 +185,6 @@ func (f *fields) full() (version uint8, flags uint32) {
 	return uint8(v >> 24), v & 0xffffff
 }
 
-func (f *fields) err() error {
-	if f.short {
-		return fmt.Errorf("it ends too early")
-	}
-	return nil
-}
-
 // A table is entries of equal size.
 type table struct {
 	p    []byte
@@ -194,7 +197,10 @@ func (f *fields) table(size int) (table, error) {
 	if room := len(f.p) / size; uint64(n) > uint64(room) {
 		return table{}, fmt.Errorf("it says that it has %d entries, but has room for %d", n, room)
 	}
-	return table{f.take(int(n) * size), size}, f.err()
+	if f.short {
+		return table{}, errors.New("it ends too early")
+	}
+	return table{f.take(int(n) * size), size}, nil
 }
 
 func (t table) len() int {

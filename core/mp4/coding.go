@@ -21,8 +21,10 @@ type coding struct {
 	cts           bool   // three bytes of composition time end the head
 }
 
-// errCodec is a sample entry that cannot be played.
-var errCodec = errors.New(" is not supported")
+// unsupported names a codec that cannot be played.
+type unsupported string
+
+func (u unsupported) Error() string { return string(u) + " is not supported" }
 
 // The heads of FLV tag bodies (FLV 10.1, E.4; Enhanced RTMP v2 for the FourCCs):
 // frame type 2 is an inter frame, and packet type 0 a configuration, 1 a frame.
@@ -54,13 +56,9 @@ func parseCoding(kind media.Track, stsd []byte) (coding, error) {
 // parseVisual reads a visual sample entry (12.1.3).
 func parseVisual(b box) (coding, error) {
 	f := fields{p: b.body}
-	f.skip(8 + 8)
-	f.skip(8)
+	f.skip(24)
 	c := coding{width: int(f.uint16()), height: int(f.uint16())}
-	f.skip(8)
-	f.skip(4 + 2)
-	f.take(32) // compressor
-	f.skip(2 + 2)
+	f.skip(50) // resolution, name of the compressor, depth
 	switch b.kind {
 	case "avc1", "avc3":
 		c.format.Codec, c.id, c.cts = "h264", 7, true
@@ -73,14 +71,14 @@ func parseVisual(b box) (coding, error) {
 		c.format.Codec = "av1"
 		return c, c.enhance(f.p, "av01", "av1C")
 	}
-	return c, fmt.Errorf("%q%w", b.kind, errCodec)
+	return c, unsupported(fmt.Sprintf("%q", b.kind))
 }
 
 // enhance sets the heads of an enhanced video packet.
 func (c *coding) enhance(entry []byte, fourCC, config string) error {
 	c.id = float64(binary.BigEndian.Uint32([]byte(fourCC)))
 	c.head = append([]byte{enhanced | interFrame | 1}, fourCC...)
-	return c.configure(entry, config, append([]byte{enhanced | keyFrame | 0}, fourCC...))
+	return c.configure(entry, config, append([]byte{enhanced | keyFrame}, fourCC...))
 }
 
 // configure makes the tag body of the configuration from the box kind in the
@@ -106,9 +104,9 @@ func parseSound(b box, stsdVersion uint8) (coding, error) {
 	c.rate = int(f.uint32() >> 16)
 	switch {
 	case version == 1 && stsdVersion == 0:
-		f.take(16)
+		f.skip(16)
 	case version == 2 && stsdVersion == 0:
-		f.take(36)
+		f.skip(36)
 	}
 	switch b.kind {
 	case "mp4a":
@@ -119,7 +117,7 @@ func parseSound(b box, stsdVersion uint8) (coding, error) {
 	case "Opus":
 		return c, c.parseOpus(f.p)
 	}
-	return c, fmt.Errorf("%q%w", b.kind, errCodec)
+	return c, unsupported(fmt.Sprintf("%q", b.kind))
 }
 
 // parseMP4A reads the esds of a sample entry, which QuickTime puts into a wave.
@@ -141,7 +139,7 @@ func (c *coding) parseMP4A(entry []byte) error {
 		return nil
 	case 0x40, 0x66, 0x67, 0x68: // MPEG-4 and MPEG-2 AAC
 	default:
-		return fmt.Errorf("%q of object type %#x%w", "mp4a", object, errCodec)
+		return unsupported(fmt.Sprintf("mp4a of object type %#x", object))
 	}
 	if len(config) == 0 {
 		return errors.New("esds: there is no AAC configuration")
@@ -174,7 +172,7 @@ func (c *coding) parseOpus(entry []byte) error {
 	}
 	f := fields{p: dops}
 	f.skip(1) // version
-	config := append([]byte{soundExt | 0}, "OpusOpusHead\x01"...)
+	config := append([]byte{soundExt}, "OpusOpusHead\x01"...)
 	config = append(config, f.uint8())
 	config = binary.LittleEndian.AppendUint16(config, f.uint16())
 	config = binary.LittleEndian.AppendUint32(config, f.uint32())
@@ -203,7 +201,7 @@ func parseESDS(p []byte) (object uint8, config []byte, err error) {
 		f.skip(2)
 	}
 	if flags&0x40 != 0 {
-		f.take(int(f.uint8()))
+		f.skip(int(f.uint8()))
 	}
 	if flags&0x20 != 0 {
 		f.skip(2)
@@ -212,10 +210,9 @@ func parseESDS(p []byte) (object uint8, config []byte, err error) {
 		return 0, nil, err
 	}
 	object = f.uint8()
-	f.skip(4)
-	f.skip(8)
+	f.skip(12)
 	if len(f.p) == 0 {
-		return object, nil, f.err()
+		return object, nil, nil
 	}
 	if err := f.descriptor(5); err != nil {
 		return 0, nil, err

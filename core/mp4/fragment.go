@@ -148,8 +148,11 @@ func (t *track) parseRun(trun []byte, base, pos int64, d defaults, size int64) (
 			entry += 4
 		}
 	}
-	if f.short || pos < 0 || uint64(n)*uint64(entry) > uint64(len(f.p)) || n > maxSamples {
+	if f.short || pos < 0 || uint64(n)*uint64(entry) > uint64(len(f.p)) {
 		return 0, fmt.Errorf("%d samples do not fit into it", n)
+	}
+	if entry == 0 && d.size == 0 && n > 0 { // else the file's size bounds them
+		return 0, fmt.Errorf("%d samples have no size", n)
 	}
 	for i := range n {
 		v := d

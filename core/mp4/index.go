@@ -18,7 +18,7 @@ import (
 // An Index knows the batches of a file. It implements media.Index.
 type Index struct {
 	header       *media.Header
-	video, audio *coding
+	video, audio coding
 	notes        []string
 	start, end   int64 // ms
 	parts        []part
@@ -65,11 +65,11 @@ func newIndex(m *movie) (*Index, error) {
 	header := &media.Header{}
 	if t := m.video; t != nil {
 		t.delay = t.mostNegative()
-		x.video, header.Video = &t.coding, t.coding.format
+		x.video, header.Video = t.coding, t.coding.format
 		meta = append(meta, t.videoMeta()...)
 	}
 	if t := m.audio; t != nil {
-		x.audio, header.Audio = &t.coding, t.coding.format
+		x.audio, header.Audio = t.coding, t.coding.format
 		meta = append(meta, t.audioMeta()...)
 	}
 	// Times before zero come from edit lists. FLV cannot have them, so all tracks are
@@ -78,20 +78,21 @@ func newIndex(m *movie) (*Index, error) {
 	p := packer{index: x, joins: m.video == nil}
 	for v, a := 0, 0; ; {
 		video, audio := m.video.ms(v), m.audio.ms(a)
+		if min(video, audio) == none {
+			break
+		}
 		t, i := m.video, &v
 		if audio < video {
 			t, i = m.audio, &a
-		}
-		if min(video, audio) == none {
-			break
 		}
 		f := t.frame(*i)
 		f.dts += shift
 		if err := p.add(f); err != nil {
 			return nil, fmt.Errorf("%s sample %d: %w", t.kind, *i+1, err)
 		}
-		x.end = max(x.end, t.toMS(t.end)+shift)
-		*i++
+		if *i++; *i == len(t.samples) {
+			x.end = max(x.end, t.toMS(t.end)+shift)
+		}
 	}
 	if len(x.parts) == 0 {
 		return nil, errors.New("there are no samples")
@@ -100,7 +101,7 @@ func newIndex(m *movie) (*Index, error) {
 	meta[0].Value = float64(x.end-x.start) / 1000
 	header.Meta = amf.Append(nil, "onMetaData", meta)
 	x.header = header
-	x.plan, x.parts = slices.Clip(x.plan), slices.Clip(x.parts)
+	x.plan, x.parts = slices.Clone(x.plan), slices.Clone(x.parts) // without room to grow
 	return x, nil
 }
 

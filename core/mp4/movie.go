@@ -108,7 +108,7 @@ func (m *movie) parseTrack(trak []byte) error {
 	case "soun":
 		slot, kind = &m.audio, media.Audio
 	default:
-		m.others = append(m.others, fmt.Sprintf("a track of kind %q", handler))
+		m.leaveOut("a track of kind %q", handler)
 		return nil
 	}
 	t := &track{kind: kind}
@@ -121,19 +121,29 @@ func (m *movie) parseTrack(trak []byte) error {
 		return err
 	}
 	t.coding, err = parseCoding(kind, stsd)
+	var codec unsupported
 	switch {
-	case errors.Is(err, errCodec):
-		m.others = append(m.others, fmt.Sprintf("%s in %s", kind, strings.TrimSuffix(err.Error(), errCodec.Error())))
+	case errors.As(err, &codec):
+		m.leaveOut("%s in %s", kind, string(codec))
 		return nil
 	case err != nil:
 		return fmt.Errorf("stsd: %w", err)
 	case *slot != nil:
-		m.others = append(m.others, fmt.Sprintf("a second %s track", kind))
+		m.leaveOut("a second %s track", kind)
 		return nil
 	}
 	*slot = t
 	return t.parse(trak, stbl, m)
 }
+
+// leaveOut notes what will not be played, at most maxOthers times.
+func (m *movie) leaveOut(format string, args ...any) {
+	if len(m.others) < maxOthers {
+		m.others = append(m.others, fmt.Sprintf(format, args...))
+	}
+}
+
+const maxOthers = 8
 
 // parse reads a track of m that will be played.
 func (t *track) parse(trak, stbl []byte, m *movie) error {
@@ -185,22 +195,18 @@ func (t *track) parseEdits(elst []byte, scale int64) error {
 	}
 	for i := range edits.len() {
 		e := edits.at(i)
-		duration := e.word(long)
-		start := int64(e.word(long))
+		duration, start := e.word(long), int64(e.word(long))
 		if !long {
 			start = int64(int32(start))
 		}
-		if start >= 0 {
-			duration = 0
-		}
-		if duration > uint64(maxSeconds*scale) || start > maxSeconds*t.scale {
-			return fmt.Errorf("edit %d is out of reach", i+1)
-		}
-		if start >= 0 {
+		switch {
+		case start >= 0 && start <= maxSeconds*t.scale:
 			t.offset -= start
 			return nil
+		case start < 0 && duration <= uint64(maxSeconds*scale):
+			t.offset += rescale(int64(duration), t.scale, scale)
 		}
-		if t.offset += rescale(int64(duration), t.scale, scale); t.offset > maxSeconds*t.scale {
+		if start >= 0 || t.offset > maxSeconds*t.scale {
 			return fmt.Errorf("edit %d is out of reach", i+1)
 		}
 	}

@@ -34,7 +34,11 @@ func ReadIndex(ctx context.Context, f media.File) (media.Index, error) {
 	if err != nil {
 		return nil, err
 	}
-	return newIndex(m)
+	x, err := newIndex(m)
+	if err != nil {
+		return nil, err
+	}
+	return x, nil
 }
 
 // readMovie walks the boxes at the top of f.
@@ -49,7 +53,7 @@ func readMovie(ctx context.Context, f media.File) (*movie, error) {
 	for at, n := int64(0), 0; size-at >= 8; n++ {
 		b, err := w.box(at)
 		switch {
-		case err == io.EOF && !known:
+		case errors.Is(err, io.EOF) && !known:
 			return m, m.whole()
 		case err != nil:
 			return nil, fmt.Errorf("box at byte %d: %w", at, err)

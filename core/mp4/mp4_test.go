@@ -5,6 +5,7 @@ package mp4
 import (
 	"context"
 	"crypto/md5"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -13,7 +14,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -95,25 +95,27 @@ func probe(t *testing.T, file []byte, stream string) []packet {
 		t.Fatal(err)
 	}
 	out, err := exec.Command("ffprobe", "-v", "error", "-select_streams", stream, "-show_data_hash", "md5",
-		"-show_entries", "packet=codec_type,pts_time,dts_time,flags,data_hash", "-of", "csv=p=0", path).Output()
+		"-show_entries", "packet=codec_type,pts_time,dts_time,flags,data_hash", "-of", "json", path).Output()
 	if err != nil {
 		t.Fatal(err)
 	}
-	ms := func(s string) int64 {
-		f, err := strconv.ParseFloat(s, 64)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return int64(math.Round(f * 1000))
+	var probed struct {
+		Packets []struct {
+			Type  string  `json:"codec_type"`
+			PTS   float64 `json:"pts_time,string"`
+			DTS   float64 `json:"dts_time,string"`
+			Flags string  `json:"flags"`
+			Hash  string  `json:"data_hash"`
+		} `json:"packets"`
 	}
+	if err := json.Unmarshal(out, &probed); err != nil {
+		t.Fatal(err)
+	}
+	ms := func(seconds float64) int64 { return int64(math.Round(math.Round(seconds*1e6) / 1000)) } // of whole microseconds
 	var packets []packet
-	for line := range strings.Lines(string(out)) {
-		f := strings.Split(strings.TrimSpace(line), ",")
-		if len(f) < 5 {
-			continue
-		}
-		video := f[0] == "video"
-		packets = append(packets, packet{video, video && f[3][0] == 'K', ms(f[1]), ms(f[2]), strings.TrimPrefix(f[4], "MD5:")})
+	for _, p := range probed.Packets {
+		video := p.Type == "video"
+		packets = append(packets, packet{video, video && p.Flags[0] == 'K', ms(p.PTS), ms(p.DTS), strings.TrimPrefix(p.Hash, "MD5:")})
 	}
 	return packets
 }
@@ -148,16 +150,11 @@ func packets(batches []*media.Batch, video bool) []packet {
 			if f.Track == media.Video != video {
 				continue
 			}
-			head := 2
+			codec := b.Header().Audio.Codec
 			if video {
-				head = 5
+				codec = b.Header().Video.Codec
 			}
-			switch {
-			case f.Track == media.Audio && b.Header().Audio.Codec == "mp3":
-				head = 1
-			case f.Track == media.Video && b.Header().Video.Codec == "hevc":
-				head = 8
-			}
+			head := map[string]int{"h264": 5, "hevc": 8, "av1": 5, "aac": 2, "mp3": 1, "opus": 5}[codec]
 			list = append(list, packet{video, f.Key, f.PTS.Milliseconds(), f.DTS.Milliseconds(),
 				fmt.Sprintf("%x", md5.Sum(f.Body[head:]))})
 		}
@@ -248,29 +245,48 @@ func compare(t *testing.T, got, want []packet) {
 	}
 }
 
-// FFmpeg 5 knows no HEVC in FLV, so its packets in the MP4 itself are compared.
-func TestHEVC(t *testing.T) {
-	b, err := encode("-c:v", "libx265", "-x265-params", "log-level=error:keyint=50", "-tag:v", "hvc1", "-c:a", "aac")
-	if err != nil {
-		t.Fatal(err)
+// FFmpeg 5 does not know these codecs in FLV, so its packets in the MP4 itself are
+// compared.
+func TestEnhancedCodecs(t *testing.T) {
+	for _, test := range []struct {
+		video, audio string
+		config       [2]string // how the configurations begin
+		args         []string
+	}{
+		{"hevc", "aac", [2]string{"\x90hvc1\x01", "\xaf\x00\x12"},
+			[]string{"-c:v", "libx265", "-x265-params", "log-level=error:keyint=50", "-tag:v", "hvc1", "-c:a", "aac"}},
+		{"av1", "opus", [2]string{"\x90av01\x81", "\x90OpusOpusHead\x01\x01"},
+			[]string{"-c:v", "libsvtav1", "-preset", "12", "-g", "50", "-c:a", "libopus"}},
+	} {
+		t.Run(test.video, func(t *testing.T) {
+			b, err := encode(test.args...)
+			if err != nil {
+				t.Fatal(err)
+			}
+			f := newMemory(b)
+			index, err := ReadIndex(t.Context(), f)
+			if err != nil {
+				t.Fatal(err)
+			}
+			batches := play(t, index, f, 0)
+			h := batches[0].Header()
+			for i, format := range []media.Format{h.Video, h.Audio} {
+				if format.Codec != []string{test.video, test.audio}[i] || !strings.HasPrefix(string(format.Config), test.config[i]) {
+					t.Errorf("the header has %q %x", format.Codec, format.Config)
+				}
+			}
+			video, audio := probe(t, b, "v"), probe(t, b, "a")
+			shift := -min(video[0].dts, audio[0].dts, 0)
+			for _, list := range [][]packet{video, audio} {
+				for i := range list {
+					list[i].dts += shift
+					list[i].pts += shift
+				}
+			}
+			compare(t, packets(batches, true), video)
+			compare(t, packets(batches, false), audio)
+		})
 	}
-	f := newMemory(b)
-	index, err := ReadIndex(t.Context(), f)
-	if err != nil {
-		t.Fatal(err)
-	}
-	batches := play(t, index, f, 0)
-	h := batches[0].Header()
-	if h.Video.Codec != "hevc" || !strings.HasPrefix(string(h.Video.Config), "\x90hvc1\x01") {
-		t.Errorf("the header has %q %x", h.Video.Codec, h.Video.Config)
-	}
-	want := probe(t, b, "v")
-	shift := -want[0].dts
-	for i := range want {
-		want[i].dts += shift
-		want[i].pts += shift
-	}
-	compare(t, packets(batches, true), want)
 }
 
 func TestHeader(t *testing.T) {

@@ -8,6 +8,7 @@ import (
 	"encoding/binary"
 	"io"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -266,6 +267,13 @@ func FuzzReadIndex(f *testing.F) {
 	f.Add(tiny(mk("ctts", words(0, 1, 2, 1<<31))))
 	f.Add(tiny(mk("edts", mk("elst", words(0, 2, 1000, 1<<32-1, 0, 1000, 1024, 1<<16)))))
 	f.Add(append(tiny(mk("mvex", mk("trex", words(0, 1, 1, 1024, 4, 0)))), fragment...))
+	for _, args := range [][]string{nil, {"-movflags", "frag_keyframe+empty_moov"}} {
+		small, err := encode(slices.Concat([]string{"-t", "0.2", "-s", "32x32", "-c:v", "libx264", "-c:a", "aac"}, args)...)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(small)
+	}
 	f.Fuzz(func(t *testing.T, p []byte) {
 		file := newMemory(p)
 		index, err := ReadIndex(t.Context(), file)

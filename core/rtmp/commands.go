@@ -255,7 +255,7 @@ func (s *session) deleteStream(c call) error {
 func (s *session) fcUnpublish(c call) error {
 	name, _ := c.arg(0).(string)
 	for _, st := range s.streams {
-		if st.state == publishing && st.key == name {
+		if st.state == publishing && st.given == name {
 			if err := s.closeStream(call{stream: st}); err != nil {
 				return err
 			}

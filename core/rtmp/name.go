@@ -51,7 +51,10 @@ func (a address) name(s string) (string, url.Values, error) {
 		name = strings.TrimPrefix(name, scheme)
 	}
 	name = strings.TrimPrefix(name, "/")
-	if a.prefix != "" {
+	switch {
+	case name == "": // all was in the app
+		name = a.prefix
+	case a.prefix != "":
 		name = a.prefix + "/" + name
 	}
 	return name, merge(params, a.params), media.CheckName(name)

@@ -64,7 +64,6 @@ type output struct {
 	scratch []byte      // the headers in queue
 	iov     [][]byte    // what one write takes of the queue
 	vec     net.Buffers // iov while it is being written; WriteTo consumes it
-	joined  []byte      // iov in one piece, for a connection without writev
 	err     error       // the first failure; nothing is written after it
 
 	clocks [tracks]trackClock // what the chunk streams of the tracks count from
@@ -176,13 +175,18 @@ func (o *output) write() error {
 // writeJoined is write for a connection, such as TLS, that would make a record
 // or a packet of each piece.
 func (o *output) writeJoined() (int64, error) {
-	o.joined = o.joined[:0]
+	p := joins.Get().(*[]byte)
+	defer joins.Put(p)
+	*p = (*p)[:0]
 	for _, b := range o.iov {
-		o.joined = append(o.joined, b...)
+		*p = append(*p, b...)
 	}
-	n, err := o.conn.Write(o.joined)
+	n, err := o.conn.Write(*p)
 	return int64(n), err
 }
+
+// joins are the buffers of writeJoined: connections at rest have none.
+var joins = sync.Pool{New: func() any { return new([]byte) }}
 
 // shut fails all writes from now on, and what is being written at once.
 func (o *output) shut() {

@@ -236,18 +236,13 @@ func setBuffer(conn net.Conn) {
 }
 
 // ended counts and logs the end of a session.
-func (s *Server) ended(ses *session, why error) {
-	cause := causeNetwork
-	var e *ending
-	if errors.As(why, &e) {
-		cause = e.cause
-	}
-	s.metrics.closed.WithLabelValues(cause).Inc()
-	switch cause {
+func (s *Server) ended(ses *session, why *ending) {
+	s.metrics.closed.WithLabelValues(why.cause).Inc()
+	switch why.cause {
 	case causeClient, causeShutdown, causeIdle, causeNetwork:
-		ses.log.Debug("the connection has ended", "cause", cause, "error", why)
+		ses.log.Debug("the connection has ended", "cause", why.cause, "reason", why)
 	default:
-		s.warn(cause, "connection closed", "cause", cause, "reason", why,
+		s.warn(why.cause, "connection closed", "cause", why.cause, "reason", why,
 			"app", ses.address.app, "remote", ses.conn.RemoteAddr())
 	}
 }

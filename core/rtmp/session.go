@@ -70,22 +70,27 @@ func newSession(s *Server, serving, ctx context.Context, conn net.Conn) *session
 func (s *session) run() {
 	defer s.conn.Close()
 	// Whoever calls end wakes the goroutine that reads.
-	stop := context.AfterFunc(s.ctx, func() { _ = s.conn.SetReadDeadline(time.Unix(1, 0)) })
-	defer stop()
+	woken := make(chan struct{})
+	stopWaking := context.AfterFunc(s.ctx, func() {
+		_ = s.conn.SetReadDeadline(time.Unix(1, 0))
+		close(woken)
+	})
 	stopIdle := context.AfterFunc(s.serving, s.endIfIdle)
 	defer stopIdle()
 
 	why := s.serve()
+	if !stopWaking() {
+		<-woken
+	}
 	s.end(why)
 	s.out.shut()
-	var told *ending
-	if !errors.As(why, &told) || !told.polite {
+	if !why.polite {
 		_ = s.conn.Close()
 	}
 	for _, st := range s.streams {
 		s.release(st)
 	}
-	if told != nil && told.polite {
+	if why.polite {
 		linger(s.conn)
 	}
 	s.server.ended(s, why)
@@ -93,7 +98,7 @@ func (s *session) run() {
 
 // serve does the handshake and handles messages until something ends the
 // session, and returns what.
-func (s *session) serve() error {
+func (s *session) serve() *ending {
 	err := s.messages()
 	if cause := context.Cause(s.ctx); cause != nil {
 		err = cause // what has made the read fail
@@ -123,7 +128,7 @@ func (s *session) messages() error {
 }
 
 // explain turns an error of the connection into an ending.
-func (s *session) explain(err error) error {
+func (s *session) explain(err error) *ending {
 	var e *ending
 	switch {
 	case errors.As(err, &e):

@@ -255,6 +255,7 @@ func TestNames(t *testing.T) {
 		{"live/", "", "mp4:x.mp4", "live", "x.mp4", ""},
 		{"/live", "", "flv:x?a=1", "live", "x", "a=1"},
 		{"live/a/b", "", "x", "live", "a/b/x", ""},
+		{"live/a/b", "", "?a=1", "live", "a/b", "a=1"},
 		{"live/eu/a", "", "x", "live/eu", "a/x", ""},
 		{"live?a=2&b=3", "rtmp://h/live?a=2&b=3", "x?a=1", "live", "x", "a=1&a=2&b=3"},
 		{"live", "rtmp://h/live?b=3", "x", "live", "x", "b=3"},
@@ -400,11 +401,12 @@ func TestPublicationOver(t *testing.T) {
 }
 
 func TestPlay(t *testing.T) {
-	var p *listPlayer
+	players := make(chan *listPlayer, 1)
 	s := serve(t, Options{}, nil, func(v stream.Viewer) stream.Player {
-		p = &listPlayer{v: v, list: func(stream.Request) []*media.Batch {
+		p := &listPlayer{v: v, list: func(stream.Request) []*media.Batch {
 			return batchesOf(videoOnly, []media.Frame{frame(media.Video, 100, "K1")}, []media.Frame{frame(media.Video, 140, "p2")})
 		}}
+		players <- p
 		return p
 	})
 	c := dial(t, s.url)
@@ -441,12 +443,13 @@ func TestPlay(t *testing.T) {
 	if _, err := c.call(t.Context(), "createStream", nil); err != nil { // the commands before it have been handled
 		t.Fatal(err)
 	}
+	s.stop()
 	calls := []any{
 		ms(3000),
 		stream.Request{App: "live", Name: "x.mp4", Params: url.Values{"t": {"1"}}, Remote: addrOf(c.conn), Start: ms(5000), Length: 0, Append: true},
 		[]any{"pause", true, ms(1234)}, []any{"seek", ms(77)}, ms(30000), []any{media.Video, false}, []any{"pause", false, ms(9)},
 	}
-	if !reflect.DeepEqual(p.calls, calls) {
+	if p := <-players; !reflect.DeepEqual(p.calls, calls) {
 		t.Errorf("the player was told\n%v, want\n%v", p.calls, calls)
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/mediad/mediad/core/ingest"
 	"github.com/mediad/mediad/core/media"
 	"github.com/mediad/mediad/core/stream"
+	rtmpmsg "github.com/yutopp/go-rtmp/message"
 )
 
 // streamState is where a message stream is; a set of them in the table of commands.
@@ -30,7 +31,8 @@ type messageStream struct {
 	buffer time.Duration // the last SetBufferLength, 0 when there was none
 
 	// While it publishes.
-	key         string // the name as the client gave it
+	given       string // the name as the client gave it, which may hold a secret
+	path        string // app and name, for the log
 	publication ingest.Publication
 	overOnce    sync.Once     // the client is told once that the publication is over
 	closed      chan struct{} // ends watch
@@ -49,7 +51,7 @@ func (s *session) release(st *messageStream) {
 		close(st.closed)
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(s.ctx), closeTimeout)
 		if err := st.publication.Close(ctx); err != nil {
-			s.log.Warn("the end of a publication has failed", "app", s.address.app, "name", st.key, "error", err)
+			s.log.Warn("the end of a publication has failed", "name", st.path, "error", err)
 		}
 		cancel()
 		st.watching.Wait()
@@ -74,9 +76,9 @@ func (s *session) closeStream(c call) error {
 
 func (s *session) publish(c call) error {
 	st := c.stream
-	key, _ := c.arg(0).(string)
+	given, _ := c.arg(0).(string)
 	kind, _ := c.arg(1).(string)
-	name, params, err := s.address.name(key)
+	name, params, err := s.address.name(given)
 	if err != nil {
 		return s.refusePublish(st, name, err)
 	}
@@ -97,11 +99,12 @@ func (s *session) publish(c call) error {
 	if err != nil {
 		return s.refusePublish(st, name, err)
 	}
-	st.state, st.key, st.publication = publishing, key, p
+	st.state, st.publication = publishing, p
+	st.given, st.path = given, s.address.app+"/"+name
 	st.overOnce, st.closed = sync.Once{}, make(chan struct{})
 	s.pace()
 	st.watching.Go(func() { s.watch(st, p, st.closed) })
-	if err := s.out.send(csidControl, 4, 0, event(uint16(stream.Begin), st.id)); err != nil {
+	if err := s.out.send(csidControl, rtmpmsg.TypeIDUserCtrl, 0, event(uint16(stream.Begin), st.id)); err != nil {
 		return err
 	}
 	return s.status(st.id, stream.Status{
@@ -138,7 +141,7 @@ func (s *session) over(st *messageStream, err error) error {
 	if err == nil {
 		err = media.ErrClosed
 	}
-	why := &ending{cause: causeOver, err: fmt.Errorf("the publication of %q is over: %w", s.address.app+"/"+st.key, err), polite: true}
+	why := &ending{cause: causeOver, err: fmt.Errorf("the publication of %q is over: %w", st.path, err), polite: true}
 	st.overOnce.Do(func() {
 		code := "NetStream.Unpublish.Success"
 		if errors.Is(err, media.ErrTakenOver) || errors.Is(err, media.ErrBusy) {

@@ -340,3 +340,14 @@ func BenchmarkViewers(b *testing.B) {
 		})
 	}
 }
+
+// TestT09_WrittenTimestamps checks that an extended timestamp is repeated before
+// each further chunk: our own reader would take it without, ffmpeg would not.
+func TestT09_WrittenTimestamps(t *testing.T) {
+	var o output
+	o.put(csidVideo, 9, 1, extended, make([]byte, chunkSize+1))
+	want := [][]byte{{6, 255, 255, 255, 1, 0, 1, 9, 1, 0, 0, 0, 0, 255, 255, 255}, make([]byte, chunkSize), {0xc6, 0, 255, 255, 255}, {0}}
+	if !reflect.DeepEqual(o.queue, want) {
+		t.Errorf("the pieces begin with %v", o.queue[0])
+	}
+}

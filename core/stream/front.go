@@ -67,7 +67,7 @@ type Viewer interface {
 	Complete(duration time.Duration, bytes int64) error
 	// Timeline says that what follows is no continuation of what went before (a
 	// join, a seek, a skip): the header is sent again, timestamps are absolute,
-	// and a frame at DTS t has the client's time t - zero.
+	// and a frame at DTS t has the client's time t - zero, or 0 if that is less.
 	Timeline(zero time.Duration)
 	// Write sends batches in one system call, each preceded by its header if
 	// that is not the one sent last. Tracks turned off by Receive are left out.

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"os"
 	"time"
 
 	"github.com/mediad/mediad/core/media"
@@ -16,9 +17,10 @@ import (
 // current is the play under way, or the last one.
 //
 // Two timelines meet here. The media's own is that of the frames; the client's
-// time is the media's minus zero. Recorded media have zero where they start, so
-// that the client's time is the position; live media where the client joined; what
-// is appended to a list goes on where the one before it ended.
+// time is the media's minus zero. Recorded media have zero at the position that
+// play asked for: librtmp adds that to the timestamps itself, and resumes a download
+// only if the keyframe there has the time 0. Live media have it where the client
+// joined. What is appended to a list goes on where the one before it ended.
 type current struct {
 	req   *Request  // nil before the first play
 	on    bool      // the play has not ended
@@ -28,6 +30,7 @@ type current struct {
 	source  media.Source // nil while paused
 	info    media.Info   // of the source that was opened last
 	zero    time.Duration
+	listed  bool          // recorded, and not the first of its list
 	origin  time.Duration // of the first frame since the last seek; None before it
 	target  time.Duration // where the opening under way is to lead
 	from    time.Duration // where to go on after a pause; may be media.Newest
@@ -152,9 +155,9 @@ func (p *player) announce() {
 
 // align puts recorded media on the client's timeline. For live ones place does it.
 func (p *player) align() {
-	p.zero = p.info.Start
 	p.target += p.info.Start
-	if p.offset > 0 {
+	p.zero = p.target
+	if p.listed = p.offset > 0; p.listed {
 		p.zero = p.origin - p.offset
 	}
 	p.limit(p.target)
@@ -176,8 +179,11 @@ func (p *player) seat(r result) {
 		if r.first != nil {
 			p.origin = r.first.DTS()
 		}
-		if r.purpose == toPlay && !p.info.Live {
+		switch {
+		case r.purpose == toPlay && !p.info.Live:
 			p.align()
+		case r.purpose == toSeek && p.target < p.zero: // before the client's time 0: that begins again
+			p.zero = p.origin
 		}
 		p.from = p.target
 	}
@@ -241,10 +247,10 @@ func (p *player) again(from time.Duration) media.OpenRequest {
 	}
 }
 
-// seek opens the media at the client's time e.at.
+// seek opens the media at another position.
 func (p *player) seek(e event) {
 	p.stage.metrics.seeks.Inc()
-	p.target = p.position(e.at)
+	p.target = p.aim(e.at)
 	if !p.info.Live {
 		p.target = max(p.target, p.info.Start)
 	}
@@ -270,12 +276,22 @@ func (p *player) revive() {
 	p.announce()
 }
 
-// beyond reports whether there is nothing to seek to at the client's time at.
+// aim is where a seek to at leads. It counts from the start of recorded media
+// even when the client's time does not, as librtmp takes it; in a list, where
+// several have a start, and in live media it counts in the client's time.
+func (p *player) aim(at time.Duration) time.Duration {
+	if p.info.Live || p.listed {
+		return p.position(at)
+	}
+	return p.info.Start + at
+}
+
+// beyond reports whether there is nothing that a seek to at could lead to.
 func (p *player) beyond(at time.Duration) bool {
 	if p.info.Live {
 		return p.state == stopped
 	}
-	return p.info.Duration > 0 && p.position(at) > p.info.Start+p.info.Duration
+	return p.info.Duration > 0 && p.aim(at) > p.info.Start+p.info.Duration
 }
 
 // land goes on from where a seek has led to.
@@ -315,14 +331,15 @@ func (p *player) failSeek(e event) {
 	}
 }
 
-// finish is the end of the media, and of the list.
-func (p *player) finish(event) {
+// finish is the end of the list: the media have ended, as e.err says, or what was
+// asked for of them has been sent.
+func (p *player) finish(e event) {
 	p.event(EOF)
 	p.offset = p.endTime()
-	if p.info.Live {
+	if p.info.Live && e.err != nil {
 		p.status(codeUnpublish, "%s is off the air", p.req.Name)
 		cause := "unpublished"
-		if p.draining {
+		if errors.Is(e.err, errStopped) {
 			cause = "drained"
 		}
 		p.end(cause, nil)
@@ -372,8 +389,10 @@ func (p *player) fail(e event) {
 // leave is the end of the player.
 func (p *player) leave() {
 	switch {
+	case errors.Is(p.err, os.ErrDeadlineExceeded):
+		p.end("slow", p.err)
 	case p.err != nil:
-		p.end("write_failed", p.err)
+		p.end("left", p.err)
 	case p.on && errors.Is(context.Cause(p.ctx), errStopped):
 		p.fail(event{err: errStopped})
 	default:

@@ -231,7 +231,7 @@ func (p *player) drained() event {
 		return event{kind: refused, err: errStopped}
 	case p.on && p.info.Live:
 		p.list = nil
-		return event{kind: ended}
+		return event{kind: ended, err: errStopped}
 	}
 	return event{kind: none}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -68,7 +69,8 @@ func TestPlayRecorded(t *testing.T) {
 	})
 }
 
-// The client's time of recorded media is the position, wherever the file's own begins.
+// The client's time 0 of recorded media is the position it asked for, wherever the
+// file's own time begins; what it gets from before that lies before 0.
 func TestPlayFromPosition(t *testing.T) {
 	for _, c := range []struct {
 		name          string
@@ -77,13 +79,14 @@ func TestPlayFromPosition(t *testing.T) {
 	}{
 		{"odd", StartAny, -1, "video key 0s to 950ms"},
 		{"odd", 0, -1, "video key 0s to 950ms"},
-		{"odd", 3700 * ms, -1, "video key 3s to 3.95s"},
-		{"film", 3700 * ms, -1, "video key 3s to 3.95s"},
-		{"film", time.Hour, -1, "video key 9s to 9.95s"},
-		{"film", 2500 * ms, 700 * ms, "video key 2s to 2.95s\nvideo key 3s to 3.15s\nevent EOF\ncomplete 1.15s 180 bytes\nstatus Play.Stop"},
+		{"odd", 3700 * ms, -1, "video key -700ms to 250ms"},
+		{"odd", 3000 * ms, -1, "video key 0s to 950ms"},
+		{"film", 3700 * ms, -1, "video key -700ms to 250ms"},
+		{"film", 9 * time.Second, -1, "video key 0s to 950ms"},
+		{"film", 2500 * ms, 700 * ms, "video key -500ms to 450ms\nvideo key 500ms to 650ms\nevent EOF\ncomplete 1.15s 180 bytes\nstatus Play.Stop"},
 		{"film", 0, 0, "video key 0s\nevent EOF\ncomplete 0s 10 bytes\nstatus Play.Stop"},
-		{"live", 500 * ms, 250 * ms, "video key 0s\naudio 50ms\nvideo 100ms\naudio 150ms\nvideo 200ms\nevent EOF"},
-		{"live", 1200 * ms, 0, "video key 0s\nevent EOF\nstatus Play.UnpublishNotify"},
+		{"live", 500 * ms, 250 * ms, "video key 0s\naudio 50ms\nvideo 100ms\naudio 150ms\nvideo 200ms\nevent EOF\ncomplete 200ms 40 bytes\nstatus Play.Stop"},
+		{"live", 1200 * ms, 0, "video key 0s\nevent EOF\ncomplete 0s 10 bytes\nstatus Play.Stop"},
 	} {
 		t.Run(fmt.Sprint(c.name, c.start, c.length), func(t *testing.T) {
 			in(t, func(t *testing.T, h *house) {
@@ -443,6 +446,29 @@ func TestSeekRecorded(t *testing.T) {
 	})
 }
 
+// A seek counts from the start of the file, also when play began in its midst.
+func TestSeekAfterStart(t *testing.T) {
+	in(t, func(t *testing.T, h *house) {
+		p, v := h.watch()
+		p.Buffer(0)
+		p.Play(Request{Name: "odd", Start: 3 * time.Second, Length: -1})
+		v.said()
+		p.Seek(4 * time.Second)
+		if got := v.said(); !strings.Contains(got, "timeline 1h0m3s\nvideo key 1s to 1.95s\n") {
+			t.Errorf("forward:\n%s", got)
+		}
+		p.Seek(2 * time.Second)
+		if got := v.said(); !strings.Contains(got, "timeline 1h0m2s\nvideo key 0s to 950ms\n") {
+			t.Errorf("to before the start:\n%s", got)
+		}
+		p.Seek(5100 * ms)
+		if got := v.said(); got != "status Seek.InvalidTime" {
+			t.Errorf("beyond the end:\n%s", got)
+		}
+		p.Close()
+	})
+}
+
 // A paused client that seeks is shown the picture there, and stays paused.
 func TestSeekPaused(t *testing.T) {
 	in(t, func(t *testing.T, h *house) {
@@ -513,17 +539,18 @@ func TestSeekLive(t *testing.T) {
 		if want := "timeline 2s\nvideo key 1s\n"; !strings.Contains(got, want) {
 			t.Errorf("got:\n%s\nwant in it:\n%s", got, want)
 		}
-		p.Seek(-2 * time.Second) // to before it joined
-		got = v.said()
-		if want := "timeline 0s\nvideo key 0s\n"; !strings.Contains(got, want) {
-			t.Errorf("got:\n%s\nwant in it:\n%s", got, want)
-		}
 		p.Pause(true, 0)
 		v.said()
-		p.Seek(1500 * ms)
-		p.Pause(false, 1500*ms) // goes on from there, and not live
+		p.Seek(-2 * time.Second) // to before it joined
+		expect(t, v, `
+			status Seek.Notify
+			event Begin
+			timeline 0s
+			video key 0s
+			event EOF`)
+		p.Pause(false, 0) // goes on from there, and not live
 		got = v.said()
-		if want := "Unpause.Notify\ntimeline 0s\naudio 1.05s\n"; !strings.Contains(got, want) {
+		if want := "Unpause.Notify\ntimeline 0s\naudio 50ms\n"; !strings.Contains(got, want) {
 			t.Errorf("got:\n%s\nwant in it:\n%s", got, want)
 		}
 		p.Seek(time.Hour)
@@ -619,28 +646,36 @@ func TestPlaylist(t *testing.T) {
 			status Play.Reset
 			status Play.Start
 			access
-			timeline 1h0m0s
-			video key 4s to 4.45s
+			timeline 1h0m4s
+			video key 0s to 450ms
 			event EOF
 			event Recorded
 			event Begin
 			status Play.Start
 			access
-			timeline 59m57.5s
-			video key 4.5s to 5.45s
-			video key 5.5s to 5.65s
+			timeline 1h0m1.5s
+			video key 500ms to 1.45s
+			video key 1.5s to 1.65s
 			event EOF
 			event Recorded
 			event Begin
 			status Play.Start
 			access
-			timeline 3.3s
-			video key 5.7s to 6.65s
+			timeline 7.3s
+			video key 1.7s to 2.65s
 			event EOF
 			complete 10s 150 bytes
 			status Play.Stop`)
+		p.Seek(2 * time.Second)
+		if got := v.said(); !strings.Contains(got, "timeline 7.3s\nvideo key 1.7s to 2.65s\n") {
+			t.Errorf("a seek in a list:\n%s", got)
+		}
+		p.Seek(-2 * time.Second)
+		if got := v.said(); !strings.Contains(got, "timeline 5s\nvideo key 0s to 950ms\n") {
+			t.Errorf("a seek to before the list:\n%s", got)
+		}
 		p.Play(Request{Name: "film", Append: true}) // after the end
-		if got := v.said(); !strings.Contains(got, "timeline -6.7s\nvideo key 6.7s\n") {
+		if got := v.said(); !strings.Contains(got, "timeline -5s\nvideo key 5s\n") {
 			t.Errorf("appended after the end:\n%s", got)
 		}
 		p.Play(Request{Name: "film"})
@@ -697,10 +732,10 @@ func TestPacingFromPosition(t *testing.T) {
 			status Play.Reset
 			status Play.Start
 			access
-			timeline 0s
-			video key 3s to 3.95s
-			video key 4s to 4.95s
-			video key 5s to 5.95s`)
+			timeline 3.95s
+			video key -950ms to 0s
+			video key 50ms to 1s
+			video key 1.05s to 2s`)
 		p.Close()
 	})
 }
@@ -714,7 +749,7 @@ func TestFailures(t *testing.T) {
 		if got := v.statuses(); got != "status Play.Reset\nstatus Play.Start\nerror Play.Failed" {
 			t.Errorf("got %s", got)
 		}
-		p.Play(ask("odd"))
+		p.Play(Request{Name: "odd", Start: StartAny, Length: 4900 * ms})
 		if got := v.statuses(); got != "status Play.Reset\nstatus Play.Start" {
 			t.Errorf("after a failure: %s", got)
 		}
@@ -726,7 +761,7 @@ func TestFailures(t *testing.T) {
 		p.Play(ask("film"))
 		expect(t, v, "")
 		p.Close()
-		for cause, want := range map[string]float64{"failed": 1, "write_failed": 1} {
+		for cause, want := range map[string]float64{"failed": 1, "left": 1} {
 			if n := testutil.ToFloat64(h.stage.metrics.ends.WithLabelValues(cause)); n != want {
 				t.Errorf("%v ends by %s are counted, want %v", n, cause, want)
 			}
@@ -769,10 +804,13 @@ func TestT43_StalledViewer(t *testing.T) {
 		if n := len(w.frames()); n != 200 {
 			t.Errorf("the other viewer has %d frames, want 200", n)
 		}
-		v.fail(errors.New("write deadline exceeded"))
+		v.fail(fmt.Errorf("write: %w", os.ErrDeadlineExceeded))
 		close(v.stall)
 		stuck.Close()
 		other.Close()
+		if n := testutil.ToFloat64(h.stage.metrics.ends.WithLabelValues("slow")); n != 1 {
+			t.Errorf("%v slow viewers are counted, want 1", n)
+		}
 	})
 }
 

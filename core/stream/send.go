@@ -140,7 +140,7 @@ func (p *player) stuck(err error) event {
 	case p.calm.Err() != nil:
 		return event{kind: none}
 	case errors.Is(err, io.EOF):
-		return event{kind: ended}
+		return event{kind: ended, err: io.EOF}
 	}
 	return event{kind: broken, err: err}
 }
@@ -236,8 +236,6 @@ func (p *player) place(first time.Duration) {
 		p.limit(first)
 	case last != media.None && first < last: // another publisher's timeline, after a pause
 		p.zero += first - last
-	case first < p.zero: // back to before the client joined: its time begins again
-		p.zero = first
 	}
 	if p.origin == media.None {
 		p.origin = first

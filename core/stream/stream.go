@@ -67,15 +67,16 @@ type stream struct {
 // App is the application that the stage serves.
 func (s *stream) App() string { return s.app }
 
-// Serve serves viewers until ctx ends. Then it ends live viewers, lets those of
-// recorded media go on for Env.Drain, and ends them too.
+// Serve serves viewers until ctx ends. Then it ends live viewers, and lets those of
+// recorded media go on for nine tenths of Env.Drain; the rest is for telling them
+// of the end, before the front closes their connections.
 func (s *stream) Serve(ctx context.Context) error {
 	remove, err := s.front.HandlePlay(s.app, s.newPlayer)
 	if err != nil {
 		return fmt.Errorf("serve app %q: %w", s.app, err)
 	}
 	<-ctx.Done()
-	limit, cancel := context.WithTimeout(context.Background(), s.env.Drain)
+	limit, cancel := context.WithTimeout(context.Background(), s.env.Drain/10*9)
 	defer cancel()
 	for _, p := range s.drain() {
 		select {

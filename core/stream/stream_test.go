@@ -72,8 +72,8 @@ func TestT71_Drain(t *testing.T) {
 		if err := <-h.done; err != nil {
 			t.Error(err)
 		}
-		if took := time.Since(began); took != 10*time.Second {
-			t.Errorf("the stage took %v to stop, want 10s", took)
+		if took := time.Since(began); took != 9*time.Second {
+			t.Errorf("the stage took %v to stop, want 9s", took)
 		}
 		if got := filmView.statuses(); got != "status Play.Stop" {
 			t.Errorf("the film ended with %s", got)

@@ -67,7 +67,7 @@ type event struct {
 	at    time.Duration // pause, unpause, seek: the client's time; buffer: its length
 	req   *Request      // play, queue, deny
 	open  result        // opened
-	err   error         // refused, broken, deny
+	err   error         // refused, broken, deny; ended: nil when a length has been reached
 }
 
 // A step is what a player does on an event, and the state it is in afterwards.

@@ -114,7 +114,7 @@ func (f *file) check() error {
 		return fmt.Errorf("%w: it was written to at %s", media.ErrChanged, mtime.Format(time.RFC3339Nano))
 	}
 	tail, err := f.readTail()
-	if err != nil && err != io.EOF {
+	if err != nil && !errors.Is(err, io.EOF) {
 		return err
 	}
 	if !bytes.Equal(tail, f.tail) {

@@ -77,28 +77,39 @@ func newReader(env stage.Env, settings Settings) (*reader, error) {
 
 // Open implements media.Reader.
 func (r *reader) Open(ctx context.Context, req media.OpenRequest) (media.Source, error) {
-	f, path, err := r.open(req)
+	s, err := r.open(ctx, req)
+	if errors.Is(err, media.ErrChanged) { // while its index was read
+		s, err = r.open(ctx, req)
+	}
 	if err != nil {
 		return nil, r.count(err)
+	}
+	r.opens.Inc()
+	return s, nil
+}
+
+func (r *reader) open(ctx context.Context, req media.OpenRequest) (media.Source, error) {
+	f, path, err := r.find(req)
+	if err != nil {
+		return nil, err
 	}
 	index, err := r.indexes.Get(ctx, path, f.version, func() (media.Index, error) {
 		index, err := container.Open(ctx, f)
 		for _, note := range container.Notes(index) {
-			r.log.Warn("a part of a file is not played", "file", path, "part", note)
+			r.log.Info("a part of a file is not played", "file", path, "part", note)
 		}
 		return index, err
 	})
 	if err != nil {
-		return nil, r.count(errors.Join(fmt.Errorf("%s: %w", path, err), f.Close()))
+		return nil, errors.Join(fmt.Errorf("%s: %w", path, err), f.Close())
 	}
-	r.opens.Inc()
-	info := media.Info{Name: req.Name, Version: f.version, Size: f.size}
+	info := media.Info{Name: req.Name, Version: f.version, Size: f.Size()}
 	return container.NewSource(info, f, index, req.From, func(err error) error { return r.failed(path, err) }), nil
 }
 
 // Cost implements media.Coster.
 func (r *reader) Cost(_ context.Context, req media.OpenRequest) (media.Cost, error) {
-	f, _, err := r.open(req)
+	f, _, err := r.find(req)
 	if err != nil {
 		return media.Cost{}, err
 	}
@@ -108,8 +119,8 @@ func (r *reader) Cost(_ context.Context, req media.OpenRequest) (media.Cost, err
 // suffixes are tried in turn after a name.
 var suffixes = []string{"", ".flv", ".mp4"}
 
-// open opens the file of a request and tells its path in the root.
-func (r *reader) open(req media.OpenRequest) (*file, string, error) {
+// find opens the file of a request and tells its path in the root.
+func (r *reader) find(req media.OpenRequest) (*file, string, error) {
 	notFound := fmt.Errorf("%s: %w", req.Name, media.ErrNotFound)
 	if req.LiveOnly {
 		return nil, "", notFound
@@ -125,7 +136,7 @@ func (r *reader) open(req media.OpenRequest) (*file, string, error) {
 		if err == nil {
 			return f, path, nil
 		}
-		if kind := kindOf(err); kind != media.ErrNotFound {
+		if kind := kindOf(err); !errors.Is(kind, media.ErrNotFound) {
 			return nil, "", fmt.Errorf("%w: %w", kind, err)
 		}
 	}

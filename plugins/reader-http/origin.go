@@ -14,6 +14,7 @@ import (
 	"net/netip"
 	"net/url"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -78,7 +79,8 @@ type origin struct {
 	timeout  time.Duration
 	retries  int
 	wait     time.Duration // about, before the first retry
-	spool    int64
+	spool    int64         // most bytes
+	spooled  atomic.Int64  // in the temporary folder now
 	client   *http.Client
 	requests prometheus.Counter
 	retried  prometheus.Counter
@@ -235,16 +237,13 @@ func (r *reply) send(url string, off, n int64) error {
 	if err != nil {
 		return err
 	}
+	req.Header.Set("User-Agent", "mediad")
 	for name, values := range r.origin.header {
 		req.Header[name] = values
 	}
-	if host := r.origin.header.Get("Host"); host != "" {
-		req.Host = host
-	}
 	req.Header.Set("Range", fmt.Sprintf("bytes=%d-%d", off, off+n-1))
-	req.Header.Set("User-Agent", "mediad")
 	r.origin.requests.Inc()
-	if r.Response, err = r.origin.client.Do(req); err != nil {
+	if r.Response, err = r.origin.client.Do(req); err != nil { //nolint:bodyclose // Close closes it
 		return r.reason(err)
 	}
 	r.clock.Reset(r.origin.timeout)
@@ -278,7 +277,7 @@ func (r *reply) Read(p []byte) (int, error) {
 		r.since = 0
 		r.clock.Reset(r.origin.timeout)
 	}
-	if err != nil && err != io.EOF {
+	if err != nil && !errors.Is(err, io.EOF) {
 		err = r.reason(err)
 	}
 	return n, err

@@ -27,7 +27,7 @@ type Settings struct {
 	Timeout      time.Duration `set:"timeout" doc:"how long the origin may take to answer, and for each 64 KiB after that"`
 	Retries      int           `set:"retries" doc:"how often a request is tried again that failed for a passing reason"`
 	AllowPrivate bool          `set:"allow_private" doc:"follow redirects to loopback, private and link-local addresses; the host of url itself may always have one"`
-	Spool        stage.Size    `set:"spool" doc:"largest file that is read from an origin without ranges, by way of the temporary folder"`
+	Spool        stage.Size    `set:"spool" doc:"room in the temporary folder for files from an origin without ranges"`
 	Index        stage.Size    `set:"index" doc:"memory for the indexes of files"`
 }
 
@@ -143,7 +143,7 @@ func (r *reader) open(ctx context.Context, req media.OpenRequest) (media.Source,
 	index, err := r.indexes.Get(ctx, name, f.version(), func() (media.Index, error) {
 		index, err := container.Open(ctx, f)
 		for _, note := range container.Notes(index) {
-			r.log.Warn("a part of a file is not played", "file", name, "part", note)
+			r.log.Info("a part of a file is not played", "file", name, "part", note)
 		}
 		return index, err
 	})

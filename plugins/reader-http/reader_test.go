@@ -242,6 +242,9 @@ func TestT27_NoRanges(t *testing.T) {
 				if n := testutil.ToFloat64(r.origin.requests); n != 1 {
 					t.Errorf("%v requests", n)
 				}
+				if n := r.origin.spooled.Load(); n != 0 {
+					t.Errorf("%d bytes are still spooled", n)
+				}
 			})
 			t.Run(fmt.Sprint(name, length, "too large"), func(t *testing.T) {
 				r := newTestReader(t, withoutRanges(length, func() {}), map[string]any{"spool": "1MiB"})

@@ -16,10 +16,11 @@ import (
 
 // A spool is a file that is on its way. Reads wait for what they ask for.
 type spool struct {
-	is    version
-	limit int64
-	end   context.CancelFunc
-	temp  *os.File // has no name any more
+	origin *origin
+	is     version
+	end    context.CancelFunc
+	temp   *os.File // has no name any more
+	taken  int64    // of the origin's spool; fill's until done
 
 	mu   sync.Mutex
 	n    int64         // bytes that are there
@@ -33,7 +34,7 @@ type spool struct {
 // newSpool returns the file of a reply, which it closes; end ends the reply.
 func newSpool(r *reply, end context.CancelFunc) (*spool, error) {
 	s := &spool{
-		is: r.version(r.ContentLength), limit: r.origin.spool, end: end,
+		origin: r.origin, is: r.version(r.ContentLength), end: end,
 		more: make(chan struct{}), done: make(chan struct{}),
 	}
 	if err := s.open(); err != nil {
@@ -46,7 +47,7 @@ func newSpool(r *reply, end context.CancelFunc) (*spool, error) {
 
 // open makes the temporary file, unless what comes is too large for it.
 func (s *spool) open() (err error) {
-	if s.is.size > s.limit {
+	if s.is.size > s.origin.spool {
 		return s.tooLarge()
 	}
 	if s.temp, err = os.CreateTemp("", "mediad-spool-"); err != nil {
@@ -56,7 +57,7 @@ func (s *spool) open() (err error) {
 }
 
 func (s *spool) tooLarge() error {
-	return fmt.Errorf("%w: the origin has no ranges, and the file more than the %d bytes of the setting spool", errAnswer, s.limit)
+	return fmt.Errorf("%w: it has no ranges, and the file does not fit into the %d bytes of the setting spool", errAnswer, s.origin.spool)
 }
 
 // fill reads the reply to its end.
@@ -67,7 +68,8 @@ func (s *spool) fill(r *reply) {
 	for err := error(nil); err == nil; {
 		var n int
 		n, err = r.Read(buf)
-		if s.n+int64(n) > s.limit {
+		s.taken += int64(n)
+		if s.origin.spooled.Add(int64(n)) > s.origin.spool {
 			n, err = 0, s.tooLarge()
 		}
 		if _, failed := s.temp.Write(buf[:n]); failed != nil {
@@ -112,7 +114,7 @@ func (s *spool) ReadAt(ctx context.Context, p []byte, off int64) (int, error) {
 	switch {
 	case errors.Is(err, os.ErrClosed), errors.Is(why, context.Canceled):
 		return 0, media.ErrClosed
-	case err == io.EOF && why != nil && why != io.EOF:
+	case errors.Is(err, io.EOF) && why != nil && !errors.Is(why, io.EOF):
 		err = known(why)
 	}
 	return n, err
@@ -122,7 +124,7 @@ func (s *spool) ReadAt(ctx context.Context, p []byte, off int64) (int, error) {
 func (s *spool) Size() int64 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.err == io.EOF {
+	if errors.Is(s.err, io.EOF) {
 		return s.n
 	}
 	return s.is.size
@@ -135,6 +137,7 @@ func (s *spool) Close() (err error) {
 	s.close.Do(func() {
 		s.end()
 		<-s.done
+		s.origin.spooled.Add(-s.taken)
 		err = s.temp.Close()
 	})
 	return err

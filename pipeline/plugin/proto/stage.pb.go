@@ -20,8 +20,7 @@
 // error go to the daemon's log: JSON objects with "@level", "@message" and other
 // keys at their level, all else at debug.
 //
-// A plugin that needs a Reader or a Writer must also serve plugin.GRPCBroker of
-// github.com/hashicorp/go-plugin, through which it is told the address of the daemon's.
+// A plugin that needs a Reader or a Writer is told in Make where the daemon's are.
 //
 // # Life
 //
@@ -464,9 +463,10 @@ type MakeRequest struct {
 	// daemon, input is an index into this list.
 	Inputs []string `protobuf:"bytes,4,rep,name=inputs,proto3" json:"inputs,omitempty"`
 	Output bool     `protobuf:"varint,5,opt,name=output,proto3" json:"output,omitempty"` // there is a Writer on the daemon
-	// What to ask of the GRPCBroker for the daemon's Reader and Writer; 0 when the
-	// stage has neither inputs nor output.
-	Daemon        uint32 `protobuf:"varint,6,opt,name=daemon,proto3" json:"daemon,omitempty"`
+	// The unix socket on which the daemon serves Reader and Writer, empty when the
+	// stage has neither inputs nor output. It must be connected to before Make is
+	// answered: the daemon removes the file then.
+	Daemon        string `protobuf:"bytes,6,opt,name=daemon,proto3" json:"daemon,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -536,11 +536,11 @@ func (x *MakeRequest) GetOutput() bool {
 	return false
 }
 
-func (x *MakeRequest) GetDaemon() uint32 {
+func (x *MakeRequest) GetDaemon() string {
 	if x != nil {
 		return x.Daemon
 	}
-	return 0
+	return ""
 }
 
 // Value is the text of a setting: sizes as 4096 or 64KiB, durations as 1m30s. A setting
@@ -2122,7 +2122,7 @@ const file_stage_proto_rawDesc = "" +
 	"\x05drain\x18\x03 \x01(\x03R\x05drain\x12\x16\n" +
 	"\x06inputs\x18\x04 \x03(\tR\x06inputs\x12\x16\n" +
 	"\x06output\x18\x05 \x01(\bR\x06output\x12\x16\n" +
-	"\x06daemon\x18\x06 \x01(\rR\x06daemon\x1aT\n" +
+	"\x06daemon\x18\x06 \x01(\tR\x06daemon\x1aT\n" +
 	"\rSettingsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12-\n" +
 	"\x05value\x18\x02 \x01(\v2\x17.mediad.plugin.v1.ValueR\x05value:\x028\x01\"\x1b\n" +

@@ -20,8 +20,7 @@
 // error go to the daemon's log: JSON objects with "@level", "@message" and other
 // keys at their level, all else at debug.
 //
-// A plugin that needs a Reader or a Writer must also serve plugin.GRPCBroker of
-// github.com/hashicorp/go-plugin, through which it is told the address of the daemon's.
+// A plugin that needs a Reader or a Writer is told in Make where the daemon's are.
 //
 // # Life
 //

@@ -26,8 +26,8 @@ var causes = []struct {
 	{media.ErrUnavailable, pb.Error_UNAVAILABLE, codes.Unavailable},
 	{media.ErrChanged, pb.Error_CHANGED, codes.Aborted},
 	{media.ErrTakenOver, pb.Error_TAKEN_OVER, codes.Aborted},
-	{media.ErrClosed, pb.Error_CLOSED, codes.Canceled},
 	{context.Canceled, pb.Error_CANCELED, codes.Canceled},
+	{media.ErrClosed, pb.Error_CLOSED, codes.Canceled},
 	{context.DeadlineExceeded, pb.Error_DEADLINE, codes.DeadlineExceeded},
 }
 
@@ -35,6 +35,7 @@ var causes = []struct {
 type remoteError struct {
 	text string
 	is   error // what it wraps, or nil
+	lost bool  // gRPC's own error
 }
 
 func (e *remoteError) Error() string { return e.text }
@@ -120,7 +121,7 @@ func FromStatus(err error) error {
 	if list != nil {
 		return errors.Join(list...)
 	}
-	e := &remoteError{text: st.Message()}
+	e := &remoteError{text: st.Message(), lost: st.Code() == codes.Unavailable}
 	for _, c := range causes {
 		if c.code == st.Code() {
 			e.is = c.err
@@ -135,12 +136,19 @@ func fromProto(e *pb.Error) error {
 	case pb.Error_SETTING:
 		return &stage.SettingError{Setting: e.Setting, Err: errors.New(e.Text)}
 	case pb.Error_REDIRECT:
-		return &remoteError{e.Text, &media.RedirectError{URL: e.Url}}
+		return &remoteError{text: e.Text, is: &media.RedirectError{URL: e.Url}}
 	}
 	for _, c := range causes {
 		if c.is == e.Is {
-			return &remoteError{e.Text, c.err}
+			return &remoteError{text: e.Text, is: c.err}
 		}
 	}
 	return &remoteError{text: e.Text}
+}
+
+// Lost reports whether err may be the loss of the connection, and not what the
+// other side has answered.
+func Lost(err error) bool {
+	var e *remoteError
+	return errors.As(err, &e) && e.lost
 }

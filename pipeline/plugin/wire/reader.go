@@ -38,6 +38,16 @@ func NewReader(ctx context.Context, conn grpc.ClientConnInterface, input int) *R
 
 // Open implements media.Reader.
 func (r *Reader) Open(ctx context.Context, req media.OpenRequest) (media.Source, error) {
+	s, err := r.OpenAfter(ctx, req, nil)
+	if err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// OpenAfter is Open for what follows batches under the header h, so that its
+// pointer is kept as long as the configuration is the same.
+func (r *Reader) OpenAfter(ctx context.Context, req media.OpenRequest, h *media.Header) (*Source, error) {
 	life, cancel := context.WithCancel(r.ctx)
 	opened := context.AfterFunc(ctx, cancel)
 	s, err := r.open(life, req)
@@ -49,7 +59,7 @@ func (r *Reader) Open(ctx context.Context, req media.OpenRequest) (media.Source,
 		return nil, err
 	}
 	s.cancel = cancel
-	go s.receive()
+	go s.receive(h)
 	return s, nil
 }
 
@@ -134,13 +144,18 @@ func (r *Reader) follow() {
 	for err == nil {
 		var reply *pb.WatchReply
 		if reply, err = stream.Recv(); err == nil {
-			r.watch.mu.Lock()
-			r.watch.names = reply.Names
-			close(r.watch.changed)
-			r.watch.changed = make(chan struct{})
-			r.watch.mu.Unlock()
+			r.watch.set(reply.Names)
 		}
 	}
+	r.watch.set(nil)
+}
+
+func (l *listing) set(names []string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.names = names
+	close(l.changed)
+	l.changed = make(chan struct{})
 }
 
 // A Source is open media on the other side.
@@ -165,10 +180,10 @@ type arrival struct {
 }
 
 // receive moves batches from the stream to the queue.
-func (s *Source) receive() {
+func (s *Source) receive(h *media.Header) {
 	defer close(s.done)
 	defer close(s.queue)
-	in := &incoming{other: &pb.OpenReply{}}
+	in := &incoming{other: &pb.OpenReply{}, header: h}
 	for {
 		if err := s.stream.RecvMsg(in); err != nil {
 			if !errors.Is(err, io.EOF) {

@@ -1,0 +1,99 @@
+package main
+
+import (
+	"bytes"
+	"flag"
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/mediad/mediad/core/stage"
+)
+
+var update = flag.Bool("update", false, "write docs/stages.md anew")
+
+// TestStagesDocument keeps docs/stages.md what the kinds say of themselves.
+func TestStagesDocument(t *testing.T) {
+	const path = "../../docs/stages.md"
+	want := stagesDocument(kinds(nil))
+	if *update {
+		if err := os.WriteFile(path, want, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(got, want) {
+		t.Errorf("docs/stages.md is not what the kinds say: go test ./cmd/mediad -run StagesDocument -update")
+	}
+}
+
+func stagesDocument(kinds []stage.Kind) []byte {
+	var b bytes.Buffer
+	fmt.Fprintln(&b, "# The stages\n\nWhat may stand behind `use` in pipelines.yaml, and behind `with`. This page is made from the")
+	fmt.Fprintln(&b, "stages' own descriptions (`go test ./cmd/mediad -run StagesDocument -update`).")
+	for _, k := range kinds {
+		fmt.Fprintf(&b, "\n## %s\n\n%s %s\n", k.Name, k.Summary, ports(k.Ports))
+		settings := k.Describe()
+		if len(settings) == 0 {
+			continue
+		}
+		fmt.Fprintln(&b, "\n| setting | type | default | meaning |\n| --- | --- | --- | --- |")
+		for _, s := range settings {
+			def := ""
+			switch {
+			case s.Required:
+				def = "required"
+			case s.Default != "":
+				def = "`" + s.Default + "`"
+			}
+			fmt.Fprintf(&b, "| `%s` | %s | %s | %s |\n", s.Name, s.Type, def, s.Doc)
+		}
+	}
+	return b.Bytes()
+}
+
+// ports says what a kind provides and needs.
+func ports(p stage.Ports) string {
+	var gives, takes []string
+	if p.ProvidesReader {
+		gives = append(gives, "a reader")
+	}
+	if p.ProvidesWriter {
+		gives = append(gives, "a writer")
+	}
+	if p.NeedsReader != stage.None {
+		takes = append(takes, map[stage.Need]string{stage.One: "one reader", stage.Some: "one or more readers", stage.Any: "any number of readers"}[p.NeedsReader])
+	}
+	if p.NeedsWriter {
+		takes = append(takes, "a writer")
+	}
+	var parts []string
+	if len(gives) > 0 {
+		parts = append(parts, "provides "+strings.Join(gives, " and "))
+	}
+	if len(takes) > 0 {
+		parts = append(parts, "needs "+strings.Join(takes, " and "))
+	}
+	return "It " + strings.Join(parts, ", ") + "."
+}
+
+// TestReadmeShowsTheShippedFile keeps the README's pipelines.yaml the real one.
+func TestReadmeShowsTheShippedFile(t *testing.T) {
+	readme, err := os.ReadFile("../../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	file, err := os.ReadFile("../../pipelines.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, shown, _ := strings.Cut(string(readme), "```yaml\n")
+	shown, _, _ = strings.Cut(shown, "```")
+	if _, file, _ := strings.Cut(string(file), "version:"); shown != "version:"+file {
+		t.Errorf("the README shows another pipelines.yaml:\n%s", shown)
+	}
+}

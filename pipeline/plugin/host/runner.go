@@ -1,0 +1,262 @@
+// One process of a plugin: its start, its output and its end. It is go-plugin's
+// Runner, so that go-plugin does the handshake and forwards the log.
+
+package host
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/mediad/mediad/pipeline/plugin/wire"
+)
+
+// A runner runs a command in a process group of its own. Its standard input is a
+// pipe that ends when the daemon does, however that happens.
+type runner struct {
+	cmd    *exec.Cmd
+	life   *os.File // our end of its standard input
+	stdout handshake
+	stderr *os.File
+	tail   tail // what it said last on standard error
+
+	exited chan struct{} // closed when the process has ended
+	status string        // how; set before exited is closed
+}
+
+func newRunner(cmd *exec.Cmd) *runner {
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	return &runner{cmd: cmd, exited: make(chan struct{})}
+}
+
+// Start implements go-plugin's Runner.
+func (r *runner) Start(context.Context) error {
+	stdin, life, err := os.Pipe()
+	if err != nil {
+		return err
+	}
+	out, stdout, err := os.Pipe()
+	if err != nil {
+		return errors.Join(err, stdin.Close(), life.Close())
+	}
+	errs, stderr, err := os.Pipe()
+	if err != nil {
+		return errors.Join(err, stdin.Close(), life.Close(), out.Close(), stdout.Close())
+	}
+	r.life, r.stdout.r, r.stderr = life, bufio.NewReaderSize(out, 4096), errs
+	r.cmd.Stdin, r.cmd.Stdout, r.cmd.Stderr = stdin, stdout, stderr
+	err = r.cmd.Start()
+	for _, theirs := range []*os.File{stdin, stdout, stderr} {
+		theirs.Close()
+	}
+	if err != nil {
+		return errors.Join(err, life.Close(), out.Close(), errs.Close())
+	}
+	go func() {
+		_ = r.cmd.Wait()
+		r.status = r.cmd.ProcessState.String()
+		r.kill() // what it has started
+		// A process that left the group may hold the pipes open for ever.
+		deadline := time.Now().Add(time.Second)
+		_ = out.SetReadDeadline(deadline)
+		_ = errs.SetReadDeadline(deadline)
+		close(r.exited)
+	}()
+	return nil
+}
+
+// kill kills the process and all of its group.
+func (r *runner) kill() {
+	if r.cmd.Process != nil {
+		_ = syscall.Kill(-r.cmd.Process.Pid, syscall.SIGKILL)
+	}
+}
+
+// release lets the process end by itself, and kills it if it has not in time.
+func (r *runner) release(patience time.Duration) {
+	if r.life == nil {
+		return // never started
+	}
+	r.life.Close()
+	timer := time.NewTimer(patience)
+	defer timer.Stop()
+	select {
+	case <-r.exited:
+	case <-timer.C:
+		r.kill()
+		<-r.exited
+	}
+}
+
+// last describes what the process said last, to end an error with; "" if it said nothing.
+func (r *runner) last() string {
+	if said := r.tail.String(); said != "" {
+		return "; it said: " + said
+	}
+	return ""
+}
+
+// The rest is what go-plugin asks for.
+
+// Wait implements go-plugin's Runner.
+func (r *runner) Wait(context.Context) error {
+	<-r.exited
+	return nil
+}
+
+// Kill implements go-plugin's Runner.
+func (r *runner) Kill(context.Context) error {
+	r.kill()
+	return nil
+}
+
+// ID implements go-plugin's Runner.
+func (r *runner) ID() string {
+	if r.cmd.Process == nil {
+		return ""
+	}
+	return strconv.Itoa(r.cmd.Process.Pid)
+}
+
+// Stdout implements go-plugin's Runner.
+func (r *runner) Stdout() io.ReadCloser { return io.NopCloser(&r.stdout) }
+
+// Stderr implements go-plugin's Runner.
+func (r *runner) Stderr() io.ReadCloser { return io.NopCloser(untilEnd{r.stderr}) }
+
+// Name implements go-plugin's Runner.
+func (r *runner) Name() string { return r.cmd.Path }
+
+// Diagnose implements go-plugin's Runner.
+func (r *runner) Diagnose(context.Context) string { return "" }
+
+// PluginToHost implements go-plugin's Runner.
+func (r *runner) PluginToHost(network, addr string) (string, string, error) {
+	return network, addr, nil
+}
+
+// HostToPlugin implements go-plugin's Runner.
+func (r *runner) HostToPlugin(network, addr string) (string, string, error) {
+	return network, addr, nil
+}
+
+// untilEnd ends at any error.
+type untilEnd struct{ r io.Reader }
+
+func (u untilEnd) Read(p []byte) (int, error) {
+	n, err := u.r.Read(p)
+	if err != nil {
+		err = io.EOF
+	}
+	return n, err
+}
+
+// handshake reads the one line that a plugin prints and passes it on. Whatever comes after
+// it is read, so that the plugin does not wait for us, and dropped.
+type handshake struct {
+	r    *bufio.Reader
+	done bool
+
+	mu   sync.Mutex
+	line string
+}
+
+func (h *handshake) Read(p []byte) (int, error) {
+	if h.done {
+		_, _ = io.Copy(io.Discard, h.r)
+		return 0, io.EOF
+	}
+	h.done = true
+	line, err := h.r.ReadSlice('\n')
+	h.mu.Lock()
+	h.line = string(bytes.TrimSpace(line))
+	h.mu.Unlock()
+	if len(line) == 0 && err != nil {
+		return 0, io.EOF
+	}
+	n := copy(p[:len(p)-1], bytes.TrimSpace(line))
+	p[n] = '\n'
+	return n + 1, nil
+}
+
+// wrong says what is wrong with the line, nil when it may be right.
+func (h *handshake) wrong(path string) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	parts := strings.Split(h.line, "|")
+	_, err := strconv.Atoi(parts[0])
+	switch {
+	case h.line == "":
+		return nil
+	case err != nil || len(parts) < 5:
+		return fmt.Errorf("%s is no plugin for mediad: it says %q where the handshake should be", path, shorten(h.line, 80))
+	case parts[1] != strconv.Itoa(wire.Version):
+		return fmt.Errorf("%s speaks version %s of the plugin protocol, this daemon speaks version %d: build one of them anew",
+			path, parts[1], wire.Version)
+	case parts[4] != "grpc":
+		return fmt.Errorf("%s speaks %q, a plugin for mediad speaks grpc", path, parts[4])
+	}
+	return nil
+}
+
+func shorten(s string, n int) string {
+	if len(s) > n {
+		return s[:n] + "..."
+	}
+	return s
+}
+
+// tail keeps the last lines that were written to it, or those from a panic on.
+// Lines of the log are left out: they are in the log.
+type tail struct {
+	mu    sync.Mutex
+	part  []byte
+	lines []string
+	panic bool
+}
+
+const tailLines = 3
+
+func (t *tail) Write(p []byte) (int, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, c := range p {
+		if c != '\n' {
+			if len(t.part) < 256 {
+				t.part = append(t.part, c)
+			}
+			continue
+		}
+		t.add(strings.TrimSpace(string(t.part)))
+		t.part = t.part[:0]
+	}
+	return len(p), nil
+}
+
+func (t *tail) add(line string) {
+	if line == "" || strings.HasPrefix(line, `{"@`) || t.panic && len(t.lines) == tailLines {
+		return
+	}
+	if !t.panic && (strings.HasPrefix(line, "panic:") || strings.HasPrefix(line, "fatal error:")) {
+		t.panic, t.lines = true, nil
+	}
+	if t.lines = append(t.lines, line); len(t.lines) > tailLines {
+		t.lines = t.lines[1:]
+	}
+}
+
+func (t *tail) String() string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return strings.Join(t.lines, " / ")
+}

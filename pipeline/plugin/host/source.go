@@ -1,0 +1,215 @@
+// Sources and sinks of a plugin, which know what to do when it fails.
+
+package host
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+	"time"
+
+	"github.com/mediad/mediad/core/media"
+	"github.com/mediad/mediad/pipeline/plugin/wire"
+)
+
+// resumeTimeout bounds how long a source waits for a new process and its place there.
+const resumeTimeout = 20 * time.Second
+
+// source reads from the plugin, and when that fails goes on in the next process
+// after the last frame that was read.
+type source struct {
+	stage *Stage
+	req   media.OpenRequest
+	info  media.Info
+
+	// What Next alone uses.
+	process *process
+	broken  bool // the process has failed
+	at      place
+	header  *media.Header // the last one
+	skips   int           // of earlier processes, and gaps between them
+	missed  int64
+
+	life context.Context // ends with Close
+	end  context.CancelFunc
+	mu   sync.Mutex
+	from *wire.Source // replaced by Next, closed by Close
+}
+
+func newSource(s *Stage, req media.OpenRequest, p *process, from *wire.Source) *source {
+	src := &source{stage: s, req: req, info: from.Info(), process: p, from: from, at: place{from: req.From, dts: media.None}}
+	src.life, src.end = context.WithCancel(context.Background())
+	return src
+}
+
+// Info implements media.Source.
+func (s *source) Info() media.Info { return s.info }
+
+// Close implements media.Source.
+func (s *source) Close() error {
+	s.end()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.from.Close()
+}
+
+// Buffered implements media.Buffered.
+func (s *source) Buffered() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.from.Buffered()
+}
+
+// Skips is how often the source was moved forward, because it was read too slowly
+// or the plugin failed, past Missed frames.
+func (s *source) Skips() int { return s.skips + s.from.Skips() }
+
+// Missed is how many frames it was moved past, as far as that is known.
+func (s *source) Missed() int64 { return s.missed + s.from.Missed() }
+
+// Next implements media.Source.
+func (s *source) Next(ctx context.Context) (*media.Batch, error) {
+	for {
+		if s.life.Err() != nil {
+			return nil, media.ErrClosed
+		}
+		if s.broken {
+			b, err := s.resume(ctx)
+			if err != nil {
+				return nil, err
+			}
+			if s.broken = false; b != nil {
+				return s.pass(b), nil
+			}
+		}
+		b, err := s.next(ctx)
+		switch {
+		case err == nil:
+			return s.pass(b), nil
+		case errors.Is(err, io.EOF), ctx.Err() != nil:
+			return nil, err
+		case s.life.Err() != nil:
+			return nil, media.ErrClosed
+		}
+		err = s.stage.blame(ctx, s.process, err)
+		if s.process.ctx.Err() == nil || s.at.lost {
+			return nil, err
+		}
+		s.broken = true
+	}
+}
+
+// next waits for recorded media no longer than for any call. Live media come
+// when they come.
+func (s *source) next(ctx context.Context) (*media.Batch, error) {
+	if s.info.Live || s.from.Buffered() > 0 {
+		return s.from.Next(ctx)
+	}
+	within, cancel := context.WithTimeout(ctx, s.stage.limits.call)
+	defer cancel()
+	b, err := s.from.Next(within)
+	if err != nil && within.Err() != nil && ctx.Err() == nil {
+		return nil, s.process.hung("a read of "+s.info.Name, s.stage.limits.call)
+	}
+	return b, err
+}
+
+// pass returns b, behind which the source now is.
+func (s *source) pass(b *media.Batch) *media.Batch {
+	s.at.pass(b)
+	s.header = b.Header()
+	return b
+}
+
+// resume opens the media in the next process and reads up to where the source was.
+// The batch that it returns is what is left of the one in which that lies, or nil.
+func (s *source) resume(ctx context.Context) (*media.Batch, error) {
+	ctx, cancel := context.WithTimeout(ctx, resumeTimeout)
+	defer cancel()
+	defer context.AfterFunc(s.life, cancel)()
+	req := s.req
+	req.From = s.at.from
+	from, r, err := s.stage.open(ctx, req, s.header)
+	if err != nil {
+		return nil, s.failed(ctx, err)
+	}
+	var b *media.Batch
+	var gap bool
+	switch info := from.Info(); {
+	case info.Live != s.info.Live || info.Version != s.info.Version:
+		err = fmt.Errorf("%s: %w: it has the version %q, not %q", s.info.Name, media.ErrChanged, info.Version, s.info.Version)
+	default:
+		b, gap, err = s.at.find(ctx, from, info.Live)
+	}
+	if err != nil {
+		_ = from.Close()
+		return nil, s.failed(ctx, s.stage.blame(ctx, r.process, err))
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.life.Err() != nil {
+		_ = from.Close()
+		return nil, media.ErrClosed
+	}
+	_ = s.from.Close()
+	s.skips += s.from.Skips()
+	s.missed += s.from.Missed()
+	if gap {
+		s.skips++
+	}
+	s.process, s.from = r.process, from
+	s.stage.resumes.Inc()
+	s.stage.log.Info("source resumed in a new process", "name", s.info.Name, "after", s.at.last.dts, "gap", gap)
+	return b, nil
+}
+
+// failed is why resume failed. It may be tried again when only ctx has ended.
+func (s *source) failed(ctx context.Context, err error) error {
+	if s.life.Err() != nil {
+		return media.ErrClosed
+	}
+	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		return fmt.Errorf("%s cannot go on within %v: %w", s.info.Name, resumeTimeout, s.stage.unavailable(err))
+	}
+	return err
+}
+
+// sink writes into the plugin. When that fails it is lost: its writer may begin anew.
+type sink struct {
+	*wire.Sink
+	stage   *Stage
+	process *process
+}
+
+// Write implements media.Sink.
+func (s *sink) Write(ctx context.Context, b *media.Batch) error {
+	within, cancel := context.WithTimeout(ctx, s.stage.limits.call)
+	defer cancel()
+	return s.done(ctx, within, "Write", s.Sink.Write(within, b))
+}
+
+// Close implements media.Sink.
+func (s *sink) Close(ctx context.Context) error {
+	within, cancel := context.WithTimeout(ctx, s.stage.limits.call)
+	defer cancel()
+	return s.done(ctx, within, "Close", s.Sink.Close(within))
+}
+
+func (s *sink) done(ctx, within context.Context, what string, err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case within.Err() != nil:
+		return s.stage.unavailable(s.process.hung(what, s.stage.limits.call))
+	}
+	return s.stage.blame(ctx, s.process, err)
+}
+
+// Err says why Done is closed.
+func (s *sink) Err() error {
+	return s.stage.blame(context.Background(), s.process, s.Sink.Err())
+}

@@ -1,0 +1,59 @@
+// Package pass is a stage kind for the tests of plugins: it gives what it reads from its
+// input to whoever opens it, and writes the name "copy" of it into its output.
+package pass
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/mediad/mediad/core/media"
+	"github.com/mediad/mediad/core/stage"
+)
+
+// Kind describes it.
+func Kind() stage.Kind {
+	return stage.Kind{
+		Name:    "pass",
+		Summary: "Passes media on.",
+		Ports:   stage.Ports{ProvidesReader: true, NeedsReader: stage.One, NeedsWriter: true},
+		New: func(env stage.Env, _ any) (stage.Stage, error) {
+			return &Pass{media.Reader(env.Inputs[0].Reader), env}, nil
+		},
+	}
+}
+
+// Pass is the stage. Its reader is that of its input.
+type Pass struct {
+	media.Reader
+	env stage.Env
+}
+
+// Cost implements media.Coster.
+func (p *Pass) Cost(ctx context.Context, req media.OpenRequest) (media.Cost, error) {
+	c, ok := p.Reader.(media.Coster)
+	if !ok {
+		return media.Cost{}, fmt.Errorf("%T knows no cost", p.Reader)
+	}
+	return c.Cost(ctx, req)
+}
+
+// Serve copies "film" to "copy".
+func (p *Pass) Serve(ctx context.Context) error {
+	src, err := p.Open(ctx, media.OpenRequest{Name: "film"})
+	if err != nil {
+		return err
+	}
+	defer src.Close()
+	sink, err := p.env.Output.Create(ctx, media.CreateRequest{Name: "copy", Info: src.Info()})
+	if err != nil {
+		return err
+	}
+	if err := media.Copy(ctx, sink, src); err != nil {
+		return err
+	}
+	if err := sink.Close(ctx); err != nil {
+		return err
+	}
+	<-ctx.Done()
+	return nil
+}
