@@ -2,6 +2,11 @@ package main
 
 import (
 	"context"
+	"net/http"
+	"net/http/httptest"
+	"os/exec"
+	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/hashicorp/go-hclog"
@@ -11,6 +16,8 @@ import (
 	"github.com/mediad/mediad/core/stage"
 	"github.com/mediad/mediad/pipeline/stagetest"
 	readerdisk "github.com/mediad/mediad/plugins/reader-disk"
+	readerhttp "github.com/mediad/mediad/plugins/reader-http"
+	writerdisk "github.com/mediad/mediad/plugins/writer-disk"
 	"github.com/prometheus/client_golang/prometheus"
 )
 
@@ -53,9 +60,36 @@ func served(t *testing.T, k stage.Kind, values map[string]any) stage.Stage {
 	return s
 }
 
-func TestReaderDiskConforms(t *testing.T) {
-	s := served(t, readerdisk.Kind(), map[string]any{"root": "../../media"})
-	stagetest.TestReader(t, stagetest.Reader{Reader: s.(media.Reader), Name: "sample.flv", Missing: "missing"})
+// TestReadersConform checks the readers on FLV and MP4, from disk and over HTTP.
+func TestReadersConform(t *testing.T) {
+	dir := t.TempDir()
+	for _, args := range []string{"-c copy film.flv", "-c copy film.mp4", "-c copy -movflags +faststart+frag_keyframe fragments.mp4", "-vn -c copy sound.flv"} {
+		ffmpeg := exec.Command("ffmpeg", append([]string{"-v", "error", "-i", sample}, strings.Fields(args)...)...)
+		ffmpeg.Dir = dir
+		if out, err := ffmpeg.CombinedOutput(); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+	}
+	origin := httptest.NewServer(http.FileServer(http.Dir(dir)))
+	defer origin.Close()
+	disk := served(t, readerdisk.Kind(), map[string]any{"root": dir})
+	web := served(t, readerhttp.Kind(), map[string]any{"url": origin.URL})
+	for _, name := range []string{"film.flv", "film.mp4", "fragments.mp4", "sound.flv"} {
+		for kind, s := range map[string]stage.Stage{"disk": disk, "http": web} {
+			t.Run(kind+" "+name, func(t *testing.T) {
+				stagetest.TestReader(t, stagetest.Reader{Reader: s.(media.Reader), Name: name, Missing: "missing"})
+			})
+		}
+	}
+}
+
+var sample, _ = filepath.Abs("../../media/sample.flv")
+
+func TestWriterDiskConforms(t *testing.T) {
+	dir := t.TempDir()
+	w := served(t, writerdisk.Kind(), map[string]any{"root": dir})
+	back := served(t, readerdisk.Kind(), map[string]any{"root": dir})
+	stagetest.TestWriter(t, stagetest.Writer{Writer: w.(media.Writer), Name: "film", Back: back.(media.Reader)})
 }
 
 func TestMiddlewareConforms(t *testing.T) {

@@ -150,7 +150,7 @@ func (s *source) Next(ctx context.Context) (*media.Batch, error) {
 				s.missed += 10
 				continue
 			}
-			return b, ctx.Err()
+			return b, nil
 		}
 		ended := c.ended
 		c.b.mu.Unlock()
@@ -170,6 +170,7 @@ type shelf struct {
 	mu    sync.Mutex
 	files []*file
 	full  error         // what Create and Write fail with
+	gate  chan struct{} // what Write waits for, if any
 	slow  time.Duration // how long Close takes
 }
 
@@ -192,6 +193,9 @@ func (s *shelf) Create(_ context.Context, req media.CreateRequest) (media.Sink, 
 }
 
 func (f *file) Write(ctx context.Context, b *media.Batch) error {
+	if f.shelf.gate != nil {
+		<-f.shelf.gate
+	}
 	f.shelf.mu.Lock()
 	defer f.shelf.mu.Unlock()
 	if f.shelf.full != nil {
@@ -379,19 +383,17 @@ func TestChannelsComeAndGo(t *testing.T) {
 // What is there when the stage is to stop is still recorded.
 func TestDrain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b, s := newBroadcast(), new(shelf)
+		b, s := newBroadcast(), &shelf{gate: make(chan struct{})}
 		c := b.on("demo")
-		_, _, stop := run(t, b, s, nil)
-		c.put(at(header, 0))
-		synctest.Wait()
-		s.mu.Lock() // the archiver cannot write
-		for i := range 100 {
-			c.put(at(header, time.Duration(i+1)*time.Second))
+		a, _, stop := run(t, b, s, nil)
+		for i := range 101 {
+			c.put(at(header, time.Duration(i)*time.Second))
 		}
-		go func() {
-			time.Sleep(time.Second)
-			s.mu.Unlock()
-		}()
+		time.Sleep(3 * time.Second)
+		if lag := a.lag(); lag != 3*time.Second {
+			t.Errorf("the lag is %v", lag)
+		}
+		time.AfterFunc(time.Second, func() { close(s.gate) })
 		stop()
 		if n := len(s.batches()); n != 101 || !s.files[0].closed {
 			t.Errorf("%d batches of 101 are recorded: %s", n, s.names())

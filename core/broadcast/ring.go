@@ -19,7 +19,7 @@ type ring struct {
 	first, next uint64 // the oldest kept, and the number the next one gets
 	join        uint64 // the newest join point; valid when it is >= first and < next
 	bytes       int
-	payload     int // the part of bytes that is frames
+	payload     int    // the part of bytes that is frames
 	frames      uint64 // frames appended since the ring began
 }
 

@@ -25,8 +25,10 @@ type Index interface {
 	// Span is the DTS of the first frame and the time from it to the end, 0
 	// when that is not known.
 	Span() (start, duration time.Duration)
-	// Batches returns a function that reads the batches of f from the last join point at
-	// or before from. It returns io.EOF at the end and is used by one goroutine.
+	// Batches returns a function that reads the batches of f from the last join
+	// point at or before from, or from the first frame when there is none: sound
+	// may begin before the first keyframe. It returns io.EOF at the end and is
+	// used by one goroutine.
 	Batches(f File, from time.Duration) func(ctx context.Context) (*Batch, error)
 	// Bytes is the memory that the index holds.
 	Bytes() int

@@ -19,8 +19,8 @@ type Reader interface {
 	// frames, but a live reader may wait for a publisher until ctx ends.
 	//
 	// The source starts at a join point: for recorded media at the last one at
-	// or before req.From, for live media as OpenRequest tells. ctx bounds Open
-	// alone; the source that it returns outlives it.
+	// or before req.From (at the first frame when there is none), for live media
+	// as OpenRequest tells. ctx bounds Open alone; the source outlives it.
 	//
 	// Errors wrap ErrNotFound, ErrDenied or ErrUnavailable, or are a
 	// *RedirectError, where one of them is the case.

@@ -20,7 +20,7 @@ import (
 )
 
 // A Client is one connection to a server. One goroutine may call Next while
-// another sends.
+// another sends; Dial, Publish and the first Play read as Next does.
 type Client struct {
 	*link
 	cancel context.CancelCauseFunc
@@ -56,7 +56,7 @@ type StatusError struct{ stream.Status }
 
 func (e *StatusError) Error() string { return e.Code + ": " + e.Description }
 
-// clientTimeout bounds each write, and the answers that Dial and the like wait for.
+// clientTimeout bounds each write, and how long Dial and Publish take.
 const clientTimeout = 10 * time.Second
 
 // Dial connects to the app of a URL such as rtmp://host:1935/live?key=value.
@@ -72,6 +72,8 @@ func Dial(ctx context.Context, rawURL string) (*Client, error) {
 	if u.Port() == "" {
 		host = net.JoinHostPort(u.Hostname(), "1935")
 	}
+	ctx, cancelDial := context.WithTimeout(ctx, clientTimeout)
+	defer cancelDial()
 	conn, err := new(net.Dialer).DialContext(ctx, "tcp", host)
 	if err != nil {
 		return nil, err
@@ -114,6 +116,8 @@ func (c *Client) connect(ctx context.Context, app, tcURL string) error {
 // Publish publishes under a name; kind is live, record or append. It waits for
 // the server's leave, a *StatusError when that is refused.
 func (c *Client) Publish(ctx context.Context, name, kind string) error {
+	ctx, cancel := context.WithTimeout(ctx, clientTimeout)
+	defer cancel()
 	if err := c.createStream(ctx); err != nil {
 		return err
 	}
@@ -186,7 +190,8 @@ func (c *Client) Command(name string, args ...any) error {
 	return c.out.send(csidStatus, rtmpmsg.TypeIDCommandMessageAMF0, c.stream, amf.Append(p, args...))
 }
 
-// Next returns the next message, leaving out answers to calls. It waits until ctx ends.
+// Next returns the next message, leaving out answers to calls. It waits until
+// ctx ends, which ends the client too.
 func (c *Client) Next(ctx context.Context) (Message, error) {
 	for {
 		m, err := c.receive(ctx)

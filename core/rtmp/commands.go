@@ -4,6 +4,7 @@
 package rtmp
 
 import (
+	"fmt"
 	"math"
 	"slices"
 	"time"
@@ -71,7 +72,7 @@ func (s *session) command(id uint32, p []byte) error {
 	row, ok := commands[c.name]
 	switch {
 	case !ok:
-		s.log.Debug("unknown command", "command", c.name)
+		s.log.Debug("unknown command", "command", fmt.Sprintf("%.64q", c.name))
 		s.server.metrics.drop("unknown_command")
 		return nil
 	case s.state != row.in:
@@ -190,7 +191,7 @@ func (s *session) connect(c call) error {
 
 // refuseConnect tells a client that nothing is served at app.
 func (s *session) refuseConnect(c call, app string) error {
-	why := end(causeRefused, "there is no app %q here", app)
+	why := end(causeRefused, "there is no app %.64q here", app)
 	why.polite = true
 	s.holdBack()
 	err := s.reply("_error", c.id, nil, amf.Object{
@@ -235,7 +236,7 @@ func (s *session) createStream(c call) error {
 	return s.reply("_error", c.id, nil, amf.Object{
 		{Key: "level", Value: "error"},
 		{Key: "code", Value: "NetConnection.Call.Failed"},
-		{Key: "description", Value: "the connection has 4 streams, no more are allowed"},
+		{Key: "description", Value: fmt.Sprintf("the connection has %d streams, no more are allowed", maxStreams)},
 	})
 }
 

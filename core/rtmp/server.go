@@ -9,6 +9,7 @@
 package rtmp
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -42,20 +43,14 @@ type Limits struct {
 	Write       time.Duration // for a viewer to take up to 256 KiB (10 s)
 }
 
-func (l *Limits) setDefaults() {
-	set(&l.Connections, 10000)
-	set(&l.Message, maxPayload)
-	l.Message = min(l.Message, maxPayload)
-	set(&l.Handshake, 10*time.Second)
-	set(&l.Idle, time.Minute)
-	set(&l.Silence, 30*time.Second)
-	set(&l.Write, 10*time.Second)
-}
-
-func set[T comparable](v *T, byDefault T) {
-	var zero T
-	if *v == zero {
-		*v = byDefault
+func (l Limits) withDefaults() Limits {
+	return Limits{
+		Connections: cmp.Or(l.Connections, 10000),
+		Message:     min(cmp.Or(l.Message, maxPayload), maxPayload),
+		Handshake:   cmp.Or(l.Handshake, 10*time.Second),
+		Idle:        cmp.Or(l.Idle, time.Minute),
+		Silence:     cmp.Or(l.Silence, 30*time.Second),
+		Write:       cmp.Or(l.Write, 10*time.Second),
 	}
 }
 
@@ -92,13 +87,11 @@ func New(o Options) *Server {
 	if o.Log == nil {
 		o.Log = hclog.NewNullLogger()
 	}
-	set(&o.Drain, 10*time.Second)
-	o.Limits.setDefaults()
 	return &Server{
 		log:     o.Log,
 		metrics: newMetrics(o.Metrics),
-		drain:   o.Drain,
-		limits:  o.Limits,
+		drain:   cmp.Or(o.Drain, 10*time.Second),
+		limits:  o.Limits.withDefaults(),
 		logged:  throttle{causes: make(map[string]lines)},
 		apps:    make(map[string]app),
 	}

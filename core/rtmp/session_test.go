@@ -554,7 +554,8 @@ func TestHandlers(t *testing.T) {
 	}
 }
 
-// TestReplay replays what real clients have sent, captured once, all at once and byte by byte.
+// TestReplay sends what real clients have sent, captured once (ffmpeg 5.1 with
+// 1.4 s of H.264 and AAC, rtmpdump 2.4), all at once and byte by byte.
 func TestReplay(t *testing.T) {
 	for file, want := range map[string]struct{ messages, batches, plays int }{
 		"ffmpeg-publish.bin": {messages: 71, batches: 68},

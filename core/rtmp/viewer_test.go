@@ -188,10 +188,9 @@ func TestViewerHeader(t *testing.T) {
 // TestViewersShare checks that a viewer in its stride is written the slab of
 // the batch and nothing else.
 func TestViewersShare(t *testing.T) {
-	large := strings.Repeat("x", 2*chunkSize)
 	batches := batchesOf(videoOnly,
 		[]media.Frame{frame(media.Video, 0, "K1"), frame(media.Audio, 3, "a1")},
-		[]media.Frame{frame(media.Audio, 26, "a2"), frame(media.Video, 40, large), frame(media.Audio, 49, "a3")})
+		[]media.Frame{frame(media.Audio, 26, "a2"), frame(media.Video, 40, strings.Repeat("x", chunkSize+1)), frame(media.Audio, 49, "a3")})
 	_, viewers := newViewers(1)
 	v := viewers[0]
 	v.Timeline(0)
@@ -199,11 +198,9 @@ func TestViewersShare(t *testing.T) {
 	o := &v.s.out
 	v.putBatch(o, formOf(batches[1]))
 	slab := batches[1].Slab()
-	first := 2*media.Headroom + 2 + chunkSize
-	want := [][]byte{slab[:first], {0xc6}, slab[first : first+chunkSize], {0xc6}, slab[first+chunkSize:]}
-	want = want[:3] // the body is two chunks to the byte
-	want[2] = slab[first:]
-	if !reflect.DeepEqual(o.queue, want) || &o.queue[0][0] != &slab[0] || &o.queue[2][0] != &slab[first] {
+	cut := media.Headroom + len("a2") + media.Headroom + chunkSize // the large body is two chunks
+	want := [][]byte{slab[:cut], {0xc6}, slab[cut:]}
+	if !reflect.DeepEqual(o.queue, want) || &o.queue[0][0] != &slab[0] || &o.queue[2][0] != &slab[cut] {
 		t.Errorf("%d pieces are not those of the slab", len(o.queue))
 	}
 }

@@ -109,9 +109,6 @@ func checkEnd(ctx context.Context, r Reader) error {
 	if joins < 3 {
 		return fmt.Errorf("the media have %d join points, the checks want at least 3", joins)
 	}
-	if !batches[0].Join() {
-		return errors.New("the first batch is no join point")
-	}
 	if info.Live {
 		return errors.New("the media are live, these checks are for recorded ones")
 	}
@@ -223,9 +220,9 @@ func want(target, err error) error {
 	case errors.Is(err, target):
 		return nil
 	case err == nil:
-		return fmt.Errorf("it went well, want an error that wraps %q", target)
+		return fmt.Errorf("it went well, want an error that wraps %q", target.Error())
 	}
-	return fmt.Errorf("want an error that wraps %q, got: %w", target, err)
+	return fmt.Errorf("want an error that wraps %q, got: %w", target.Error(), err)
 }
 
 func checkNames(ctx context.Context, r Reader) error {

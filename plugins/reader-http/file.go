@@ -28,10 +28,11 @@ const (
 	maxPieces = 3 // that are kept: audio and video may lie apart
 )
 
-// open opens the file of a name. It lives on when ctx has ended.
-func (o *origin) open(ctx context.Context, name string) (f file, err error) {
+// open opens the file of a name with a request for its first n bytes. It lives on when
+// ctx has ended.
+func (o *origin) open(ctx context.Context, name string, n int64) (f file, err error) {
 	err = o.try(ctx, func() error {
-		f, err = o.begin(ctx, o.url(name))
+		f, err = o.begin(ctx, o.url(name), n)
 		return err
 	})
 	return f, known(err)
@@ -54,10 +55,10 @@ func known(err error) error {
 
 // begin asks for the first bytes of a file, and finds out from the answer how it can be
 // read. Not HEAD: signed URLs are good for GET alone.
-func (o *origin) begin(ctx context.Context, url string) (file, error) {
+func (o *origin) begin(ctx context.Context, url string, n int64) (file, error) {
 	life, end := context.WithCancel(context.WithoutCancel(ctx))
 	stop := context.AfterFunc(ctx, end)
-	f, err := o.beginIn(life, end, url)
+	f, err := o.beginIn(life, end, url, n)
 	if !stop() { // ctx ended, and the file with it
 		if err == nil {
 			f.Close()
@@ -70,8 +71,8 @@ func (o *origin) begin(ctx context.Context, url string) (file, error) {
 	return f, err
 }
 
-func (o *origin) beginIn(life context.Context, end context.CancelFunc, url string) (file, error) {
-	r, err := o.get(life, url, 0, minPiece)
+func (o *origin) beginIn(life context.Context, end context.CancelFunc, url string, n int64) (file, error) {
+	r, err := o.get(life, url, 0, n)
 	if err != nil {
 		return nil, err
 	}
@@ -79,11 +80,11 @@ func (o *origin) beginIn(life context.Context, end context.CancelFunc, url strin
 		return newSpool(r, end)
 	}
 	defer r.Close()
-	n, size, err := r.contentRange(0)
+	got, size, err := r.contentRange(0)
 	if err != nil {
 		return nil, err
 	}
-	p := make([]byte, min(n, minPiece))
+	p := make([]byte, min(got, n))
 	if _, err := io.ReadFull(r, p); err != nil {
 		return nil, err
 	}

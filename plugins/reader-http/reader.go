@@ -136,7 +136,7 @@ func (r *reader) Open(ctx context.Context, req media.OpenRequest) (media.Source,
 }
 
 func (r *reader) open(ctx context.Context, req media.OpenRequest) (media.Source, error) {
-	f, name, err := r.find(ctx, req)
+	f, name, err := r.find(ctx, req, minPiece)
 	if err != nil {
 		return nil, err
 	}
@@ -154,21 +154,21 @@ func (r *reader) open(ctx context.Context, req media.OpenRequest) (media.Source,
 	return container.NewSource(info, f, index, req.From, func(err error) error { return r.failed(name, err) }), nil
 }
 
-// Cost implements media.Coster. It does not ask the origin, which would cost as
-// much as to open.
-func (r *reader) Cost(_ context.Context, req media.OpenRequest) (media.Cost, error) {
-	if req.LiveOnly {
-		return media.Cost{}, fmt.Errorf("%s: %w", req.Name, media.ErrNotFound)
+// Cost implements media.Coster. It asks the origin for one byte.
+func (r *reader) Cost(ctx context.Context, req media.OpenRequest) (media.Cost, error) {
+	f, _, err := r.find(ctx, req, 1)
+	if err != nil {
+		return media.Cost{}, err
 	}
-	return media.Cost{Place: "http", Base: media.CostHTTP}, nil
+	return media.Cost{Place: "http", Base: media.CostHTTP}, f.Close()
 }
 
 // extensions are what a name may end with that is tried as it is.
 var extensions = []string{".flv", ".mp4", ".m4v", ".m4a", ".mov", ".f4v"}
 
-// find opens the first file that a request may mean. Storages that do not let one
+// find opens the first file that a request may mean, and reads its first n bytes. Storages that do not let one
 // list deny what is not there, so a denial is only told when nothing is found.
-func (r *reader) find(ctx context.Context, req media.OpenRequest) (file, string, error) {
+func (r *reader) find(ctx context.Context, req media.OpenRequest, n int64) (file, string, error) {
 	missing := fmt.Errorf("%s: %w", req.Name, media.ErrNotFound)
 	if err := media.CheckName(req.Name); err != nil || req.LiveOnly {
 		return nil, "", missing
@@ -178,7 +178,7 @@ func (r *reader) find(ctx context.Context, req media.OpenRequest) (file, string,
 		names = names[2:]
 	}
 	for _, name := range names {
-		f, err := r.origin.open(ctx, name)
+		f, err := r.origin.open(ctx, name, n)
 		switch {
 		case err == nil:
 			return f, name, nil

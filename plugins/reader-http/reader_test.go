@@ -169,11 +169,26 @@ func TestOpenRequests(t *testing.T) {
 	if header.Get("Authorization") != "Bearer x" || header.Get("Range") != "bytes=0-65535" {
 		t.Errorf("header %v", header)
 	}
-	if _, err := r.Cost(t.Context(), media.OpenRequest{Name: "x", LiveOnly: true}); !errors.Is(err, media.ErrNotFound) {
-		t.Errorf("cost of live media: %v", err)
+}
+
+func TestCost(t *testing.T) {
+	r := newTestReader(t, serve, nil)
+	for _, test := range []struct {
+		req media.OpenRequest
+		err error
+	}{
+		{media.OpenRequest{Name: "film"}, nil},
+		{media.OpenRequest{Name: "fast"}, nil},
+		{media.OpenRequest{Name: "none"}, media.ErrNotFound},
+		{media.OpenRequest{Name: "film", LiveOnly: true}, media.ErrNotFound},
+	} {
+		c, err := r.Cost(t.Context(), test.req)
+		if !errors.Is(err, test.err) || err == nil && (c.Place != "http" || c.Total() != media.CostHTTP) {
+			t.Errorf("%+v: %+v, %v", test.req, c, err)
+		}
 	}
-	if c, err := r.Cost(t.Context(), media.OpenRequest{Name: "x"}); err != nil || c.Place != "http" || c.Total() != media.CostHTTP {
-		t.Errorf("cost %+v, %v", c, err)
+	if n := testutil.ToFloat64(r.origin.read); n != 2 {
+		t.Errorf("%v bytes were read", n)
 	}
 }
 

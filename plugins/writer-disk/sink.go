@@ -29,7 +29,7 @@ type sink struct {
 	failed error // after which nothing is written
 
 	path    string
-	file    *os.File // nil once it is closed
+	file    *os.File       // nil once it is closed
 	rec     *flv.Recording // nil before the first batch
 	resumed bool           // rec is another's, and nothing has been appended yet
 	syncer  *syncer
