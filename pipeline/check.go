@@ -15,8 +15,9 @@ import (
 // checker makes the graph of the entries.
 type checker struct {
 	*parser
-	graph *Graph
-	kinds []stage.Kind
+	graph   *Graph
+	catalog Catalog
+	kinds   []stage.Kind // those that are built in
 
 	byName map[string]*node // "pipeline/stage", and "pipeline" for its last stage
 	known  []string         // the keys of byName, sorted
@@ -75,15 +76,11 @@ func (c *checker) stage(l line, e entry) *node {
 		}
 	}
 	c.byName[l.name] = n
-	i := slices.IndexFunc(c.kinds, func(k stage.Kind) bool { return k.Name == e.use.text })
-	if i < 0 {
+	var ok bool
+	if n.Kind, n.Process, ok = c.kind(e); !ok {
 		n.doubt = true
-		if e.use.text != "" {
-			c.wrong(e.use.at, e.where, "there is no kind of stage called %q%s", e.use.text, nearestOrAll(e.use.text, list(c.kinds, all)))
-		}
 		return n
 	}
-	n.Kind = c.kinds[i]
 	n.Settings = c.decode(n.Kind, e.with, e.use.at, e.where)
 	for _, kv := range e.with {
 		n.positions[kv.key] = at(kv.value)
@@ -91,6 +88,45 @@ func (c *checker) stage(l line, e entry) *node {
 	}
 	c.graph.Stages = append(c.graph.Stages, n.Stage)
 	return n
+}
+
+// kind finds the kind of an entry, and how its stage runs out of the daemon if it
+// does. A plugin runs in a process of its own; a built-in kind when `run` says so.
+func (c *checker) kind(e entry) (stage.Kind, *Process, bool) {
+	if e.use.text == "" {
+		return stage.Kind{}, nil, false
+	}
+	i := slices.IndexFunc(c.kinds, func(k stage.Kind) bool { return k.Name == e.use.text })
+	if i >= 0 && e.run == nil {
+		return c.kinds[i], nil, true
+	}
+	plugins, err := c.plugins()
+	if err != nil {
+		c.wrong(e.use.at, e.where, "%v", err)
+		return stage.Kind{}, nil, false
+	}
+	if i < 0 && !slices.Contains(plugins, e.use.text) {
+		known := append(list(c.kinds, all), plugins...)
+		c.wrong(e.use.at, e.where, "there is no kind of stage called %q%s", e.use.text, nearestOrAll(e.use.text, known))
+		return stage.Kind{}, nil, false
+	}
+	how := e.run
+	if how == nil {
+		how = &Process{}
+	}
+	k, err := c.catalog.Process(c.graph.Plugins.Dir, e.use.text, *how)
+	if err != nil {
+		c.wrong(e.use.at, e.where, "%v", err)
+	}
+	return k, how, err == nil
+}
+
+// plugins are the names of the kinds in the folder of the file.
+func (c *checker) plugins() ([]string, error) {
+	if c.graph.Plugins.Dir == "" {
+		return nil, nil
+	}
+	return c.catalog.Plugins(c.graph.Plugins.Dir)
 }
 
 // asWritten is a setting's value with its variables in place.

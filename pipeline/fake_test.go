@@ -85,7 +85,7 @@ type playoutSettings struct {
 	Loop bool     `set:"loop" doc:"again and again"`
 }
 
-func (s *stages) kinds() []stage.Kind {
+func (s *stages) kinds() Kinds {
 	list := []stage.Kind{
 		{Name: "reader-disk", Settings: func() any { return &rootSettings{} }, Ports: stage.Ports{ProvidesReader: true}},
 		{Name: "reader-http", Ports: stage.Ports{ProvidesReader: true}},

@@ -14,11 +14,12 @@ import (
 // A Graph is a file that was found to be right: the stages, and which reads from
 // and writes into which.
 type Graph struct {
-	File   string
-	Listen Listen
-	Log    Log
-	Drain  time.Duration // how long a stage may take to finish at the end
-	Pprof  bool
+	File    string
+	Listen  Listen
+	Log     Log
+	Plugins Plugins
+	Drain   time.Duration // how long a stage may take to finish at the end
+	Pprof   bool
 	// Stages are in the order of the file.
 	Stages []*Stage
 	// order is the order of starting: each stage stands after those it calls.
@@ -29,7 +30,9 @@ type Graph struct {
 type Stage struct {
 	Pipeline, Name string
 	Kind           stage.Kind
-	Settings       any // what Kind.New takes
+	// Process says how the stage runs out of the daemon, nil when it runs in it.
+	Process  *Process
+	Settings any // what Kind.New takes
 	// Given is what the file sets, as it is written there: variables are not
 	// replaced. A value is a string or a []string.
 	Given map[string]any
@@ -54,7 +57,25 @@ func (s *Stage) calls() []*Stage {
 
 // Load reads and checks a file. What is wrong with its content is returned as
 // Problems. env is os.LookupEnv or what stands in for it.
-func Load(path string, kinds []stage.Kind, env func(string) (string, bool)) (*Graph, error) {
+func Load(path string, kinds Catalog, env func(string) (string, bool)) (*Graph, error) {
+	text, err := read(path)
+	if err != nil {
+		return nil, err
+	}
+	return Parse(path, text, kinds, env)
+}
+
+// ReadListen returns where a file says to listen, whatever else is wrong with it.
+func ReadListen(path string, env func(string) (string, bool)) Listen {
+	text, err := read(path)
+	if err != nil {
+		return Listen{}
+	}
+	g, _ := (&parser{file: path, env: env}).parse(text)
+	return g.Listen
+}
+
+func read(path string) ([]byte, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, err
@@ -64,14 +85,14 @@ func Load(path string, kinds []stage.Kind, env func(string) (string, bool)) (*Gr
 	if err != nil {
 		return nil, fmt.Errorf("read %s: %w", path, err)
 	}
-	return Parse(path, text, kinds, env)
+	return text, nil
 }
 
 // Parse is Load for a text that was read already.
-func Parse(path string, text []byte, kinds []stage.Kind, env func(string) (string, bool)) (*Graph, error) {
+func Parse(path string, text []byte, kinds Catalog, env func(string) (string, bool)) (*Graph, error) {
 	p := parser{file: path, env: env}
 	g, lines := p.parse(text)
-	c := checker{parser: &p, graph: g, kinds: kinds}
+	c := checker{parser: &p, graph: g, catalog: kinds, kinds: kinds.BuiltIn()}
 	c.check(lines)
 	if err := p.problems.sort(); err != nil {
 		return nil, err

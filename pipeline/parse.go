@@ -29,6 +29,7 @@ type entry struct {
 	with  []pair
 	from  []word
 	to    word
+	run   *Process // nil in the daemon; the catalog may know better
 }
 
 // form is which of the three an entry is.
@@ -47,7 +48,7 @@ func (p *parser) parse(text []byte) (*Graph, []line) {
 	if root == nil {
 		return g, nil
 	}
-	top := p.pairs(root, "", "the file", "version", "listen", "pipelines", "drain", "log", "pprof")
+	top := p.pairs(root, "", "the file", "version", "listen", "plugins", "pipelines", "drain", "log", "pprof")
 	if top == nil {
 		return g, nil
 	}
@@ -55,6 +56,7 @@ func (p *parser) parse(text []byte) (*Graph, []line) {
 	p.version(top, at(root))
 
 	g.Listen = *p.decode(listenKind, p.section(top, "listen"), at(root), "listen").(*Listen)
+	g.Plugins = *p.decode(pluginsKind, p.section(top, "plugins"), at(root), "plugins").(*Plugins)
 	g.Log = *p.decode(logKind, p.section(top, "log"), at(root), "log").(*Log)
 	var own []pair
 	for _, key := range []string{"drain", "pprof"} {
@@ -137,7 +139,7 @@ func (p *parser) entry(n *yaml.Node, pipeline string, number int) entry {
 	}
 	e.where = nameOf(n, pipeline, e.where)
 	before := len(p.problems)
-	pairs := p.pairs(n, e.where, "an entry", "use", "with", "name", "from", "to")
+	pairs := p.pairs(n, e.where, "an entry", "use", "with", "name", "from", "to", "run", "sha256", "memory")
 	for _, kv := range pairs {
 		switch kv.key {
 		case "use":
@@ -155,6 +157,7 @@ func (p *parser) entry(n *yaml.Node, pipeline string, number int) entry {
 			e.to, _ = p.word(kv.value, e.where, "to")
 		}
 	}
+	e.run = p.run(pairs, e.where)
 	if e.name == "" {
 		e.name = e.use.text
 	}
@@ -173,6 +176,46 @@ func (p *parser) entry(n *yaml.Node, pipeline string, number int) entry {
 	}
 	return e
 }
+
+// run reads where a stage runs. A stage with a pin or a bound on its memory runs
+// in a process of its own, whatever `run` says, but that must not contradict.
+func (p *parser) run(pairs []pair, where string) *Process {
+	var how *Process
+	for _, key := range []string{"run", "sha256", "memory"} {
+		kv, ok := find(pairs, key)
+		if !ok {
+			continue
+		}
+		w, ok := p.word(kv.value, where, key)
+		if !ok {
+			continue
+		}
+		if how == nil && (key != "run" || w.text == "process") {
+			how = &Process{}
+		}
+		switch key {
+		case "run":
+			if w.text != "process" && w.text != "daemon" {
+				p.wrong(w.at, where, "run: %q is not one of daemon, process%s", w.text, didYouMean(w.text, []string{"daemon", "process"}))
+			}
+		case "sha256":
+			how.SHA256 = w.text
+			if !goodSum.MatchString(w.text) {
+				p.wrong(w.at, where, "sha256: %q is not the 64 hexadecimal digits of a SHA-256", w.text)
+			}
+		case "memory":
+			if err := how.Memory.UnmarshalText([]byte(w.text)); err != nil {
+				p.wrong(w.at, where, "memory: %v", err)
+			}
+		}
+	}
+	if kv, ok := find(pairs, "run"); ok && kv.value.Value == "daemon" && how != nil {
+		p.wrong(at(kv.value), where, "run: daemon does not go with sha256 or memory, which are for a stage in a process of its own")
+	}
+	return how
+}
+
+var goodSum = regexp.MustCompile(`^[0-9A-Fa-f]{64}$`)
 
 // nameOf finds the stage's name before the entry is read, as it belongs into the
 // messages about it.

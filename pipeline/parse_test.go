@@ -76,7 +76,7 @@ func TestT68_AliasBombAndBigFile(t *testing.T) {
 }
 
 func TestLoad(t *testing.T) {
-	if _, err := Load("testdata/missing", nil, testEnv); !errors.Is(err, fs.ErrNotExist) {
+	if _, err := Load("testdata/missing", Kinds(nil), testEnv); !errors.Is(err, fs.ErrNotExist) {
 		t.Error(err)
 	}
 	big := filepath.Join(t.TempDir(), "big.yaml")
@@ -84,7 +84,7 @@ func TestLoad(t *testing.T) {
 		t.Fatal(err)
 	}
 	var problems Problems
-	if _, err := Load(big, nil, testEnv); !errors.As(err, &problems) {
+	if _, err := Load(big, Kinds(nil), testEnv); !errors.As(err, &problems) {
 		t.Error(err)
 	}
 }

@@ -11,10 +11,11 @@ import (
 
 // A Problem is one mistake in a file.
 type Problem struct {
-	File      string
-	Line, Col int    // from 1
-	Where     string // "pipeline/stage", or "" when it is about the file itself
-	Text      string // what is wrong, and what to do
+	File  string `json:"file"`
+	Line  int    `json:"line"` // from 1, as Col
+	Col   int    `json:"column"`
+	Where string `json:"where,omitempty"` // "pipeline/stage", or "" when it is about the file itself
+	Text  string `json:"text"`            // what is wrong, and what to do
 }
 
 func (p Problem) Error() string {

@@ -7,13 +7,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"runtime/debug"
 	"slices"
 	"sync"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
-	"github.com/mediad/mediad/core/media"
 	"github.com/mediad/mediad/core/stage"
 	"github.com/prometheus/client_golang/prometheus"
 )
@@ -26,264 +24,337 @@ type State string
 
 // The states, in their order. Failed takes the place of any after Starting.
 const (
-	Starting State = "starting" // built, not served yet
-	Running  State = "running"
-	Stopping State = "stopping" // told to finish
-	Stopped  State = "stopped"
-	Failed   State = "failed"
+	Starting   State = "starting" // built, not served yet
+	Running    State = "running"
+	Restarting State = "restarting" // has failed and will be made again
+	Stopping   State = "stopping"   // told to finish
+	Stopped    State = "stopped"
+	Failed     State = "failed" // and is not made again before the next reload
 )
 
 // A Status is one stage of a running daemon at one moment.
 type Status struct {
 	*Stage
-	Made  stage.Stage
+	Made  stage.Stage // nil when it was served and is no more
 	State State
 	Since time.Time // when the state began
-	Err   error     // why it has failed
+	Err   error     // why it has failed, or was stopped
 }
 
-// A Supervisor runs the stages of a graph.
+// A Supervisor runs the stages of a graph, and changes them when that changes.
 type Supervisor struct {
-	drain time.Duration
-	log   hclog.Logger
-	units []*unit // in the order of starting
-	file  []*unit // in the order of the file
+	log     hclog.Logger
+	metrics prometheus.Registerer
+	booted  *Graph     // the first
+	failed  chan *unit // those that are not made again
 
-	failed chan *unit // room for all of them
+	// changing holds a token for who makes stages or changes which ones run. It
+	// is no mutex, so that waiting for it can be given up.
+	changing chan struct{}
+	stopped  bool           // under changing
+	retired  sync.WaitGroup // replaced stages that finish what they have open
+
+	mu  sync.Mutex
+	now running // changed under changing
 }
 
-// unit is one stage with what its supervisor knows of it.
-type unit struct {
-	*Stage
-	made   stage.Stage
-	log    hclog.Logger
-	cancel context.CancelFunc
-	served chan struct{} // closed when Serve has returned
-	over   chan struct{} // closed when it is waited for no more
-	before []*unit       // those that stop before it does
+// running is the stages of a graph as they run.
+type running struct {
+	graph *Graph
+	units map[string]*unit // by "pipeline/stage"
+}
 
-	mu     sync.Mutex
-	status Status
+// inOrder are the units in the order of starting.
+func (r running) inOrder() []*unit {
+	list := make([]*unit, len(r.graph.order))
+	for i, st := range r.graph.order {
+		list[i] = r.units[st.String()]
+	}
+	return list
 }
 
 // Build makes the stages of g, and starts nothing. A setting that a stage refuses
 // is returned as Problems, at its position in the file. The kinds are those that
 // the file was checked against, ready to make stages.
 func Build(g *Graph, kinds []stage.Kind, log hclog.Logger, metrics prometheus.Registerer) (*Supervisor, error) {
-	s := &Supervisor{drain: g.Drain, log: log}
-	units := map[*Stage]*unit{}
+	s := &Supervisor{
+		log:      log,
+		metrics:  metrics,
+		booted:   g,
+		failed:   make(chan *unit),
+		changing: make(chan struct{}, 1),
+	}
+	s.release()
+	var err error
+	s.now, _, err = s.build(g, kinds, running{})
+	if err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// build makes the stages of g that old does not have as g wants them, and takes
+// the others from old. It returns all, and those that are fresh. When a stage
+// cannot be made, old is as it was.
+func (s *Supervisor) build(g *Graph, kinds []stage.Kind, old running) (next running, fresh []*unit, err error) {
+	next = running{g, map[string]*unit{}}
 	p := parser{file: g.File}
 	for _, st := range g.order {
-		i := slices.IndexFunc(kinds, func(k stage.Kind) bool { return k.Name == st.Kind.Name })
-		u, err := build(st, kinds[i].New, units, stage.Env{
-			Name:    st.String(),
-			Log:     log.Named(st.String()),
-			Metrics: prometheus.WrapRegistererWith(prometheus.Labels{"pipeline": st.Pipeline, "stage": st.Name}, metrics),
-			Drain:   g.Drain,
-		})
-		if err != nil {
+		name := st.String()
+		env, ok := s.env(st, next)
+		if !ok {
+			continue
+		}
+		was := old.units[name]
+		samePlugin := st.Process == nil || g.Plugins == old.graph.Plugins
+		if was != nil && samePlugin && was.keeps(st, env) {
+			next.units[name] = was
+			continue
+		}
+		if was != nil {
+			was.metrics.hide()
+		}
+		newStage := st.Kind.New
+		if i := slices.IndexFunc(kinds, func(k stage.Kind) bool { return k.Name == st.Kind.Name }); i >= 0 && st.Process == nil {
+			newStage = kinds[i].New
+		}
+		labels := prometheus.Labels{"pipeline": st.Pipeline, "stage": st.Name}
+		u := newUnit(st, newStage, env, prometheus.WrapRegistererWith(labels, s.metrics))
+		fresh = append(fresh, u)
+		if err := u.make(); err != nil {
 			for _, e := range each(err) {
 				at, ok := st.positions[settingOf(e)]
 				if !ok {
 					at = st.at
 				}
-				p.wrong(at, st.String(), "%v", e)
+				p.wrong(at, name, "%v", e)
 			}
-		}
-		if u == nil {
 			continue
 		}
-		units[st] = u
-		s.units = append(s.units, u)
+		u.port = newPort(name, abilitiesOf(st.Kind, u.made()))
+		if was != nil && was.port.can == u.port.can {
+			u.port = was.port
+		}
+		next.units[name] = u
 	}
 	if err := p.problems.sort(); err != nil {
-		return nil, err
+		old.takeBack(fresh)
+		return running{}, nil, err
 	}
-	for _, st := range g.Stages {
-		s.file = append(s.file, units[st])
-	}
-	stopOrder(s.units, units)
-	return s, nil
+	return next, fresh, nil
 }
 
-// build makes one stage, or returns nil when one that it needs could not be made.
-func build(st *Stage, newStage func(stage.Env, any) (stage.Stage, error), units map[*Stage]*unit, env stage.Env) (*unit, error) {
+// env is what st is given, if all that it calls could be made.
+func (s *Supervisor) env(st *Stage, made running) (env stage.Env, ok bool) {
+	env = stage.Env{Name: st.String(), Log: s.log.Named(st.String()), Drain: s.booted.Drain}
 	for _, in := range st.Inputs {
-		if units[in] == nil {
-			return nil, nil
+		u := made.units[in.String()]
+		if u == nil {
+			return env, false
 		}
-		env.Inputs = append(env.Inputs, stage.Input{Name: in.String(), Reader: units[in].made.(media.Reader)})
+		env.Inputs = append(env.Inputs, stage.Input{Name: in.String(), Reader: u.port.reader})
 	}
 	if st.Output != nil {
-		if units[st.Output] == nil {
-			return nil, nil
+		u := made.units[st.Output.String()]
+		if u == nil {
+			return env, false
 		}
-		env.Output = units[st.Output].made.(media.Writer)
+		env.Output = u.port.writer
 	}
-	made, err := newStage(env, st.Settings)
-	if err != nil {
-		return nil, err
+	return env, true
+}
+
+// acquire takes the token, unless ctx ends before.
+func (s *Supervisor) acquire(ctx context.Context) bool {
+	select {
+	case <-s.changing:
+		return true
+	case <-ctx.Done():
+		return false
 	}
-	if _, ok := made.(media.Reader); st.Kind.ProvidesReader && !ok {
-		return nil, fmt.Errorf("the kind %s promises a reader and makes none", st.Kind.Name)
-	}
-	if _, ok := made.(media.Writer); st.Kind.ProvidesWriter && !ok {
-		return nil, fmt.Errorf("the kind %s promises a writer and makes none", st.Kind.Name)
-	}
-	return &unit{
-		Stage:  st,
-		made:   made,
-		log:    env.Log,
-		served: make(chan struct{}),
-		over:   make(chan struct{}),
-		status: Status{Stage: st, Made: made, State: Starting, Since: time.Now()},
-	}, nil
+}
+
+func (s *Supervisor) release() { s.changing <- struct{}{} }
+
+// current is what runs now.
+func (s *Supervisor) current() running {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.now
 }
 
 // Stages returns what each stage is doing, in the order of the file.
 func (s *Supervisor) Stages() []Status {
-	list := make([]Status, len(s.file))
-	for i, u := range s.file {
-		u.mu.Lock()
-		list[i] = u.status
-		u.mu.Unlock()
+	now := s.current()
+	list := make([]Status, len(now.graph.Stages))
+	for i, st := range now.graph.Stages {
+		list[i] = now.units[st.String()].now()
+		list[i].Stage = st // a unit that was kept has that of an earlier file
 	}
 	return list
 }
 
 // Start serves the stages, each after those it calls. Wait must follow.
 func (s *Supervisor) Start() {
-	s.failed = make(chan *unit, len(s.units))
-	for _, u := range s.units {
-		u.start(s.failed)
+	for _, u := range s.current().inOrder() {
+		u.port.open(u)
+		u.start(s, true)
 	}
 }
 
-// Wait waits until ctx ends or a stage fails, then stops all stages and waits for
-// them. It returns what went wrong, with the names of the stages.
+// Wait waits until ctx ends, a stage fails right at the start, or no pipeline is
+// left that works; then it stops all stages and waits for them. It returns what
+// went wrong, with the names of the stages.
 func (s *Supervisor) Wait(ctx context.Context) error {
-	select {
-	case <-ctx.Done():
-		s.log.Info("stopping", "drain", s.drain)
-	case u := <-s.failed:
-		s.log.Error("a stage has failed, the daemon stops", "stage", u.String(), "error", u.err())
+	if s.acquire(ctx) {
+		err := passTrial(ctx, s.current().inOrder())
+		s.release()
+		if err != nil {
+			s.log.Error("a stage has failed at the start, the daemon stops", "error", err)
+		} else {
+			s.watch(ctx)
+		}
 	}
-	var stops sync.WaitGroup
-	for _, u := range s.units {
-		stops.Go(func() { u.stop(s.drain + grace) })
-	}
-	stops.Wait()
+	s.acquire(context.Background()) // from a reload, which waits for nothing without a bound
+	defer s.release()
+	s.stopped = true
+	s.log.Info("stopping", "drain", s.booted.Drain)
+	now := s.current()
+	s.stop(now, now.inOrder(), nil)
+	s.retired.Wait()
 	var errs []error
-	for _, u := range s.units {
-		if err := u.err(); err != nil {
+	for _, u := range now.inOrder() {
+		u.port.close()
+		if err := u.now().Err; err != nil {
 			errs = append(errs, fmt.Errorf("%s: %w", u, err))
 		}
 	}
 	return errors.Join(errs...)
 }
 
-// start serves the stage in a goroutine, which ends when Serve has returned.
-func (u *unit) start(failed chan<- *unit) {
-	var ctx context.Context
-	ctx, u.cancel = context.WithCancel(context.Background())
-	u.enter(Running, nil)
-	go func() {
-		defer close(u.served)
-		err := u.serve(ctx)
-		if err == nil && ctx.Err() == nil {
-			err = errors.New("has ended by itself")
-		}
-		if err == nil {
-			u.enter(Stopped, nil)
+// watch takes down what needs the stages that have failed for good, until ctx ends
+// or no pipeline is left.
+func (s *Supervisor) watch(ctx context.Context) {
+	for {
+		select {
+		case u := <-s.failed:
+			if !s.acquire(ctx) {
+				return
+			}
+			left := s.takeDown(u)
+			s.release()
+			if !left {
+				s.log.Error("no pipeline is left that works, the daemon stops")
+				return
+			}
+		case <-ctx.Done():
 			return
 		}
-		u.enter(Failed, err)
-		failed <- u
-	}()
-}
-
-func (u *unit) serve(ctx context.Context) (err error) {
-	defer func() {
-		if r := recover(); r != nil {
-			u.log.Error("panic", "value", r, "stack", string(debug.Stack()))
-			err = fmt.Errorf("panic: %v", r)
-		}
-	}()
-	return u.made.Serve(ctx)
-}
-
-// stop ends the stage when its turn has come, and waits for it.
-func (u *unit) stop(bound time.Duration) {
-	defer close(u.over)
-	for _, b := range u.before {
-		<-b.over
-	}
-	u.enter(Stopping, nil)
-	u.cancel()
-	timer := time.NewTimer(bound)
-	defer timer.Stop()
-	select {
-	case <-u.served:
-	case <-timer.C:
-		u.log.Error("does not stop and is left behind", "waited", bound)
-		u.enter(Failed, fmt.Errorf("did not stop within %v", bound))
 	}
 }
 
-// enter changes the state. Stopped and Failed are final.
-func (u *unit) enter(state State, err error) {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	if u.status.State == Stopped || u.status.State == Failed {
-		return
+// takeDown stops what needs a stage that has failed for good, and reports whether a
+// pipeline is left that is whole. It goes by stages: one that chooses among several
+// readers goes on while one of them is left, and one that nobody calls any more
+// does no harm. So pipelines that share other stages with the one that has
+// failed go on.
+func (s *Supervisor) takeDown(failed *unit) (left bool) {
+	now := s.current()
+	if now.units[failed.String()] != failed {
+		return true // a reload has replaced it
 	}
-	u.status.State, u.status.Err, u.status.Since = state, err, time.Now()
+	s.log.Error("the stage is not started again; what needs it is stopped until a reload", "stage", failed.String(), "error", failed.now().Err)
+	lost := map[*Stage]bool{}
+	broken := map[string]bool{} // pipelines
+	var needy []*unit
+	for _, st := range now.graph.order {
+		u := now.units[st.String()]
+		switch {
+		case u.over():
+		case canDoWithout(st, lost):
+			continue
+		default:
+			needy = append(needy, u)
+		}
+		lost[st], broken[st.Pipeline] = true, true
+	}
+	s.stop(now, needy, fmt.Errorf("it needs %s, which has failed", failed))
+	return slices.ContainsFunc(now.graph.Stages, func(st *Stage) bool { return !broken[st.Pipeline] })
 }
 
-func (u *unit) err() error {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	return u.status.Err
+// canDoWithout reports whether st works without the stages that are lost.
+func canDoWithout(st *Stage, lost map[*Stage]bool) bool {
+	if st.Output != nil && lost[st.Output] {
+		return false
+	}
+	needsOne := st.Kind.NeedsReader == stage.One || st.Kind.NeedsReader == stage.Some
+	return !needsOne || slices.ContainsFunc(st.Inputs, func(in *Stage) bool { return !lost[in] })
 }
 
-// stopOrder sets which units each one stops after. A stage stops after all that
-// call it. Of the stages that nobody calls, one whose frames flow to another stops
-// before that: ingest before archiver, which so gets a channel's last frames.
-func stopOrder(units []*unit, of map[*Stage]*unit) {
-	down := map[*unit][]*unit{} // where the frames flow
-	called := map[*unit]bool{}
-	for _, u := range units {
-		for _, st := range u.calls() {
-			called[of[st]] = true
-			of[st].before = append(of[st].before, u)
+// stop stops some of the stages of r, each when its turn has come, and waits for
+// them. Those that are to go on are not waited for.
+func (s *Supervisor) stop(r running, some []*unit, reason error) {
+	over := map[*unit]chan struct{}{}
+	for _, u := range some {
+		over[u] = make(chan struct{})
+	}
+	before := stopOrder(r.graph)
+	var stops sync.WaitGroup
+	for _, st := range r.graph.order {
+		u := r.units[st.String()]
+		if over[u] == nil {
+			continue
 		}
-		for _, in := range u.Inputs {
-			down[of[in]] = append(down[of[in]], u)
-		}
-		if u.Output != nil {
-			down[u] = append(down[u], of[u.Output])
+		stops.Go(func() {
+			defer close(over[u])
+			for _, b := range before[st] {
+				if first := over[r.units[b.String()]]; first != nil {
+					<-first
+				}
+			}
+			u.stop(s.booted.Drain+grace, reason)
+		})
+	}
+	stops.Wait()
+}
+
+// stopOrder returns the stages that each one stops after. A stage stops after all
+// that call it. Of the stages that nobody calls, one whose frames flow to another
+// stops before that: ingest before archiver, which so gets a channel's last frames.
+func stopOrder(g *Graph) map[*Stage][]*Stage {
+	before := map[*Stage][]*Stage{}
+	called := map[*Stage]bool{}
+	for _, st := range g.order {
+		for _, below := range st.calls() {
+			called[below] = true
+			before[below] = append(before[below], st)
 		}
 	}
-	reach := map[*unit]map[*unit]bool{}
-	for _, u := range units {
-		if !called[u] {
-			reach[u] = map[*unit]bool{}
-			flood(u, down, reach[u])
+	down := map[*Stage][]*Stage{} // where the frames flow
+	for _, l := range g.links() {
+		down[l.from] = append(down[l.from], l.to)
+	}
+	reach := map[*Stage]map[*Stage]bool{}
+	for _, st := range g.order {
+		if !called[st] {
+			reach[st] = map[*Stage]bool{}
+			flood(st, down, reach[st])
 		}
 	}
 	for first, reached := range reach {
 		for then := range reached {
 			// Two that feed each other, over a broadcast, stop together.
 			if !called[then] && !reach[then][first] {
-				then.before = append(then.before, first)
+				before[then] = append(before[then], first)
 			}
 		}
 	}
+	return before
 }
 
-// flood adds to seen all that can be reached from u.
-func flood(u *unit, down map[*unit][]*unit, seen map[*unit]bool) {
-	for _, d := range down[u] {
+// flood adds to seen all that can be reached from st.
+func flood(st *Stage, down map[*Stage][]*Stage, seen map[*Stage]bool) {
+	for _, d := range down[st] {
 		if !seen[d] {
 			seen[d] = true
 			flood(d, down, seen)

@@ -66,6 +66,11 @@ func checkChoice(setting, value string, choices ...string) error {
 	return stage.Wrong(setting, "%q is not one of %s%s", value, strings.Join(choices, ", "), didYouMean(value, choices))
 }
 
+// Plugins says where the plugins are.
+type Plugins struct {
+	Dir string `set:"dir" doc:"a folder in which each executable is a kind, by its file name"`
+}
+
 // general is what is set at the top of the file itself.
 type general struct {
 	Drain time.Duration `set:"drain" doc:"how long a stage may take to finish its work at the end"`
@@ -74,6 +79,7 @@ type general struct {
 
 var (
 	listenKind  = stage.Kind{Settings: func() any { return &Listen{RTMP: ":1935"} }}
+	pluginsKind = stage.Kind{Settings: func() any { return &Plugins{} }}
 	logKind     = stage.Kind{Settings: func() any { return &Log{Level: "info", Format: "text"} }}
 	generalKind = stage.Kind{Settings: func() any { return &general{Drain: 10 * time.Second} }}
 )

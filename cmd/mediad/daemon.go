@@ -8,11 +8,14 @@ import (
 	"fmt"
 	"io/fs"
 	"net"
+	"os"
+	"os/signal"
 	"sync"
 	"syscall"
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/mediad/mediad/core/ingest"
+	"github.com/mediad/mediad/core/stage"
 	"github.com/mediad/mediad/pipeline"
 	"github.com/mediad/mediad/pipeline/api"
 	"github.com/prometheus/client_golang/prometheus"
@@ -25,7 +28,8 @@ type server interface {
 }
 
 type daemon struct {
-	graph   *pipeline.Graph
+	graph   *pipeline.Graph // that it was started with
+	kinds   []stage.Kind
 	log     hclog.Logger
 	metrics prometheus.Gatherer
 	rtmp    server
@@ -54,8 +58,13 @@ func (d *daemon) run(ctx context.Context) error {
 		return err
 	}
 
+	hangups := make(chan os.Signal, 1)
+	signal.Notify(hangups, syscall.SIGHUP)
+	defer signal.Stop(hangups)
+
 	d.stages.Start()
 	var clients, viewers sync.WaitGroup
+	clients.Go(func() { d.reloadOn(ctx, hangups) })
 	if onRTMP != nil {
 		clients.Go(func() {
 			if err := d.rtmp.Serve(ctx, onRTMP); err != nil {
@@ -69,6 +78,7 @@ func (d *daemon) run(ctx context.Context) error {
 			Metrics:  d.metrics,
 			Loopback: pipeline.Loopback(onHTTP.Addr().String()),
 			Pprof:    d.graph.Pprof,
+			Reload:   d.reload,
 		})
 		viewers.Go(func() {
 			if err := api.Serve(showing, onHTTP, handler, d.log.Named("http")); err != nil {
@@ -109,6 +119,30 @@ func (d *daemon) listen(ctx context.Context, name, addr string) (net.Listener, e
 		return nil, fmt.Errorf("%w: %s", err, hint)
 	}
 	return l, nil
+}
+
+// reloadOn reloads at each signal until ctx ends.
+func (d *daemon) reloadOn(ctx context.Context, signals <-chan os.Signal) {
+	for {
+		select {
+		case <-signals:
+			_, _ = d.reload(ctx) // which logs it
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// reload reads the file again and changes what has changed in it.
+func (d *daemon) reload(ctx context.Context) (changes pipeline.Changes, err error) {
+	g, err := load(d.graph.File)
+	if err == nil {
+		changes, err = d.stages.Reload(ctx, g, d.kinds)
+	}
+	if err != nil {
+		d.log.Error("reload refused, everything goes on as it was", "error", err)
+	}
+	return changes, err
 }
 
 // onAir logs the one line that says what can be done with the daemon now.

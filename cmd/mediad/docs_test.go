@@ -56,31 +56,6 @@ func stagesDocument(kinds []stage.Kind) []byte {
 	return b.Bytes()
 }
 
-// ports says what a kind provides and needs.
-func ports(p stage.Ports) string {
-	var gives, takes []string
-	if p.ProvidesReader {
-		gives = append(gives, "a reader")
-	}
-	if p.ProvidesWriter {
-		gives = append(gives, "a writer")
-	}
-	if p.NeedsReader != stage.None {
-		takes = append(takes, map[stage.Need]string{stage.One: "one reader", stage.Some: "one or more readers", stage.Any: "any number of readers"}[p.NeedsReader])
-	}
-	if p.NeedsWriter {
-		takes = append(takes, "a writer")
-	}
-	var parts []string
-	if len(gives) > 0 {
-		parts = append(parts, "provides "+strings.Join(gives, " and "))
-	}
-	if len(takes) > 0 {
-		parts = append(parts, "needs "+strings.Join(takes, " and "))
-	}
-	return "It " + strings.Join(parts, ", ") + "."
-}
-
 // TestReadmeShowsTheShippedFile keeps the README's pipelines.yaml the real one.
 func TestReadmeShowsTheShippedFile(t *testing.T) {
 	readme, err := os.ReadFile("../../README.md")

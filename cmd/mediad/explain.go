@@ -3,14 +3,11 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/url"
 	"text/tabwriter"
-	"time"
 
 	"github.com/mediad/mediad/pipeline/api"
 	"github.com/spf13/cobra"
@@ -23,56 +20,15 @@ func explainCommand() *cobra.Command {
 		Example: "  mediad explain vod/sample\n  mediad explain live/demo",
 		Args:    cobra.ExactArgs(1),
 	}
-	file := fileFlag(cmd)
-	base := cmd.Flags().String("api", "", "URL of the daemon's HTTP listener (default: listen.http of the file)")
+	daemon := clientFlags(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		if *base == "" {
-			*base = apiURL(*file)
+		var e api.Explanation
+		if err := daemon.get(cmd, http.MethodGet, "/api/explain?name="+url.QueryEscape(args[0]), &e); err != nil {
+			return fmt.Errorf("%s: %w", args[0], err)
 		}
-		return explain(cmd, *base, args[0])
+		return table(cmd.OutOrStdout(), e)
 	}
 	return cmd
-}
-
-// apiURL is where the daemon that runs the file serves HTTP.
-func apiURL(file string) string {
-	host, port := "127.0.0.1", "8080"
-	if g, err := load(file); err == nil && g.Listen.HTTP != "" {
-		host, port, _ = net.SplitHostPort(g.Listen.HTTP)
-		if ip := net.ParseIP(host); host == "" || ip.IsUnspecified() {
-			host = "127.0.0.1"
-		}
-	}
-	return "http://" + net.JoinHostPort(host, port)
-}
-
-func explain(cmd *cobra.Command, base, name string) error {
-	client := http.Client{Timeout: 10 * time.Second}
-	request, err := http.NewRequestWithContext(cmd.Context(), http.MethodGet, base+"/api/explain?name="+url.QueryEscape(name), nil)
-	if err != nil {
-		return fmt.Errorf("--api: %w", err)
-	}
-	response, err := client.Do(request)
-	if err != nil {
-		return failure{fmt.Errorf("is mediad running, with listen.http? --api says where: %w", err)}
-	}
-	defer response.Body.Close() //nolint:errcheck // only read
-	body, err := io.ReadAll(io.LimitReader(response.Body, 1<<20))
-	if err != nil {
-		return failure{err}
-	}
-	if response.StatusCode != http.StatusOK {
-		var reply struct{ Error string }
-		if json.Unmarshal(body, &reply) != nil || reply.Error == "" {
-			return failure{fmt.Errorf("%s answered %s: is it mediad?", base, response.Status)}
-		}
-		return failure{fmt.Errorf("%s: %s", name, reply.Error)}
-	}
-	var e api.Explanation
-	if err := json.Unmarshal(body, &e); err != nil {
-		return failure{fmt.Errorf("%s answered what is no explanation: is it mediad? %w", base, err)}
-	}
-	return table(cmd.OutOrStdout(), e)
 }
 
 func table(w io.Writer, e api.Explanation) error {

@@ -205,7 +205,7 @@ func kill(t *testing.T, r *running, s os.Signal) {
 	}
 }
 
-func TestAPIURL(t *testing.T) {
+func TestClientURL(t *testing.T) {
 	for listen, want := range map[string]string{
 		"127.0.0.1:9000": "http://127.0.0.1:9000",
 		":9000":          "http://127.0.0.1:9000",
@@ -215,11 +215,12 @@ func TestAPIURL(t *testing.T) {
 		"":               "http://127.0.0.1:8080",
 	} {
 		file := write(t, strings.Replace(vod, `http: "127.0.0.1:0"`, `http: "`+listen+`"`, 1))
-		if got := apiURL(file); got != want {
+		if got := (client{base: new(string), file: &file}).url(); got != want {
 			t.Errorf("%s: %s, want %s", listen, got, want)
 		}
 	}
-	if got := apiURL("/nowhere"); got != "http://127.0.0.1:8080" {
+	nowhere := "/nowhere"
+	if got := (client{base: new(string), file: &nowhere}).url(); got != "http://127.0.0.1:8080" {
 		t.Error(got)
 	}
 }

@@ -24,7 +24,7 @@ func root() *cobra.Command {
 		},
 	}
 	cmd.CompletionOptions.DisableDefaultCmd = true
-	cmd.AddCommand(runCommand(), checkCommand(), graphCommand(), explainCommand(), versionCommand())
+	cmd.AddCommand(runCommand(), checkCommand(), graphCommand(), explainCommand(), reloadCommand(), tapCommand(), stageCommand(), pluginCommand(), versionCommand())
 	return cmd
 }
 
@@ -35,5 +35,5 @@ func fileFlag(cmd *cobra.Command) *string {
 
 // load reads and checks the file. To be checked a kind needs no server.
 func load(path string) (*pipeline.Graph, error) {
-	return pipeline.Load(path, kinds(nil), os.LookupEnv)
+	return pipeline.Load(path, newCatalog(nil, quiet()), os.LookupEnv)
 }

@@ -48,11 +48,12 @@ func run(ctx context.Context, g *pipeline.Graph, log hclog.Logger) error {
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 	)
 	server := rtmp.New(rtmp.Options{Log: log.Named("rtmp"), Metrics: metrics, Drain: g.Drain})
-	stages, err := pipeline.Build(g, kinds(server), log, metrics)
+	ready := kinds(server)
+	stages, err := pipeline.Build(g, ready, log, metrics)
 	if err != nil {
 		return err
 	}
-	d := daemon{graph: g, log: log, metrics: metrics, rtmp: server, stages: stages}
+	d := daemon{graph: g, kinds: ready, log: log, metrics: metrics, rtmp: server, stages: stages}
 	if err := d.run(ctx); err != nil {
 		return failure{fmt.Errorf("mediad: %w", err)}
 	}

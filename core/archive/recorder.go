@@ -21,6 +21,8 @@ const (
 	minWait, maxWait = time.Second, 30 * time.Second
 	// settled is how long a file must go well for a failure to be over.
 	settled = 10 * time.Second
+	// finishTime bounds the finishing of a file.
+	finishTime = time.Minute
 	// A channel that is opened again goes on in the same timeline if it begins at
 	// most overlap before, and nothing is missing if it has what was read last.
 	overlap, gap = 5 * time.Minute, time.Second
@@ -178,7 +180,7 @@ func (r *recorder) take(b *media.Batch) {
 	m.frames.Add(float64(frames))
 	m.bytes.Add(float64(len(b.Slab()) - int(frames)*media.Headroom))
 	if r.trouble != "" && now.Sub(r.opened) >= settled && now.Sub(r.failed) >= settled {
-		r.log.Info("recording goes well again", "after", r.trouble, "lost frames", r.lost)
+		r.log.Info("recording goes well again", "after", r.trouble, "lost_frames", r.lost)
 		r.trouble, r.lost, r.wait = "", 0, 0
 	}
 }
@@ -231,7 +233,9 @@ func (r *recorder) close() {
 	r.sink = nil
 	r.finishes.Wait()
 	r.finishes.Go(func() {
-		if err := sink.Close(r.work); err != nil {
+		ctx, cancel := context.WithTimeout(r.work, finishTime)
+		defer cancel()
+		if err := sink.Close(ctx); err != nil {
 			r.archiver.metrics.unfinished.Inc()
 			r.log.Error("a recording could not be finished, it will be repaired when the writer starts", "error", err)
 		}

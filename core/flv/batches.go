@@ -4,6 +4,7 @@ package flv
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"io"
 	"time"
@@ -20,6 +21,9 @@ func (x *index) Batches(f media.File, from time.Duration) func(ctx context.Conte
 // maxHeld is how much is read ahead at most to find the last join point before
 // the position that was asked for.
 const maxHeld = 64 << 20
+
+// configSpan is how far before a keyframe its configuration is looked for.
+const configSpan = 4 << 10
 
 // A batchReader reads batches one after another, from a position on.
 type batchReader struct {
@@ -74,17 +78,22 @@ func (r *batchReader) start(ctx context.Context) error {
 	at, dts := x.first, media.None
 	if r.from > x.start {
 		for _, p := range x.before(r.from) {
-			ok, err := x.complete, error(nil)
-			if !ok {
-				ok, err = p.holds(ctx, r.file)
-			}
-			if err != nil {
-				return err
-			}
-			if ok {
+			if x.complete {
 				at, dts = p.at, p.dts
 				break
 			}
+			ok, err := p.holds(ctx, r.file)
+			if err != nil {
+				return err
+			}
+			if !ok {
+				continue
+			}
+			if at, err = x.configured(ctx, r.file, p.at); err != nil {
+				return err
+			}
+			dts = p.dts
+			break
 		}
 	}
 	r.seeking = r.from > x.start && !x.complete
@@ -95,6 +104,32 @@ func (r *batchReader) start(ctx context.Context) error {
 	r.builder = media.NewBuilder(media.NoClock)
 	r.tags = newTagReader(r.file, at)
 	return nil
+}
+
+// configured returns where the codec configuration begins that lies right before
+// the tag at a place, where a table does not point to, or at itself.
+func (x *index) configured(ctx context.Context, f media.File, at int64) (int64, error) {
+	p := make([]byte, min(configSpan, at-x.first))
+	if n, err := readFull(ctx, f, p, at-int64(len(p))); n < len(p) {
+		return at, notEOF(err)
+	}
+	for len(p) > tagHeadLen+tagTailLen {
+		start := len(p) - tagTailLen - int(binary.BigEndian.Uint32(p[len(p)-tagTailLen:]))
+		if start < 0 || start > len(p)-tagTailLen-tagHeadLen {
+			break
+		}
+		t := parseTagHead(p[start:], 0)
+		if !t.known() || t.track == media.Data || start+int(t.next()) != len(p) {
+			break
+		}
+		packet, err := ParsePacket(t.track, p[start+tagHeadLen:len(p)-tagTailLen])
+		if err != nil || packet.Kind != Config {
+			break
+		}
+		at -= t.next()
+		p = p[:start]
+	}
+	return at, nil
 }
 
 // read returns the next batch.

@@ -53,16 +53,19 @@ type index struct {
 // ReadIndex returns the index of f. Where the file's own keyframe table holds, it
 // reads the beginning and the end, else the heads of all tags.
 func ReadIndex(ctx context.Context, f media.File) (media.Index, error) {
-	first, err := readHeader(ctx, f)
+	first, tracks, err := readHeader(ctx, f)
 	if err != nil {
 		return nil, err
 	}
 	x := &index{first: first}
-	meta, err := x.readHead(ctx, f)
+	r := newTagReader(f, first) // one for all, so that the beginning is read once
+	meta, err := x.readHead(ctx, r)
 	if err != nil {
 		return nil, err
 	}
-	if err := x.fill(ctx, f, meta); err != nil {
+	h := x.changes[0].header
+	late := h.Video.Codec == "" || h.Audio.Codec == "" && tracks&hasAudio != 0
+	if err := x.fill(ctx, r, meta, !late); err != nil {
 		return nil, err
 	}
 	for i := range x.changes {
@@ -72,8 +75,9 @@ func ReadIndex(ctx context.Context, f media.File) (media.Index, error) {
 }
 
 // fill finds the points and the duration: from the file's own table if that
-// holds, else from the tags.
-func (x *index) fill(ctx context.Context, f media.File, meta amf.Object) error {
+// holds and all tracks are known, else from the tags.
+func (x *index) fill(ctx context.Context, r *tagReader, meta amf.Object, known bool) error {
+	f := r.f
 	claimed := seconds(meta.Get("duration"))
 	if f.Size() < 0 { // it can only be read from front to back
 		x.duration = claimed
@@ -85,20 +89,19 @@ func (x *index) fill(ctx context.Context, f media.File, meta amf.Object) error {
 	}
 	// 32 bits of time do not tell whether a file of 49 days has come round.
 	near := (end - x.start - claimed).Abs() < 2*time.Second
-	if x.points = table(meta, f.Size()); ok && near && claimed > 0 && len(x.points) > 0 {
+	if x.points = table(meta, f.Size()); known && ok && near && claimed > 0 && len(x.points) > 0 {
 		holds, err := x.holds(ctx, f)
 		if holds || err != nil {
 			x.duration = claimed
 			return err
 		}
 	}
-	return x.scan(ctx, f, claimed)
+	return x.scan(ctx, r, claimed)
 }
 
 // readHead finds out what tracks there are, from the tags up to the first frames
 // of each, and returns the metadata.
-func (x *index) readHead(ctx context.Context, f media.File) (amf.Object, error) {
-	r := newTagReader(f, x.first)
+func (x *index) readHead(ctx context.Context, r *tagReader) (amf.Object, error) {
 	var state State
 	var meta amf.Object
 	var clock clock
@@ -258,10 +261,9 @@ func (p point) holds(ctx context.Context, f media.File) (bool, error) {
 }
 
 // scan fills the index from the heads of all tags.
-func (x *index) scan(ctx context.Context, f media.File, claimed time.Duration) error {
+func (x *index) scan(ctx context.Context, r *tagReader, claimed time.Duration) error {
 	s := newScanner(x.changes[0])
-	r := newTagReader(f, x.first)
-	r.skips = true
+	r.at, r.skips = x.first, true
 	for {
 		t, err := r.head(ctx)
 		if errors.Is(err, io.EOF) {

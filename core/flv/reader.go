@@ -20,12 +20,13 @@ const (
 	// skipWindow is how much a scan reads behind a body that it has skipped more
 	// than skipAbove of.
 	skipWindow = 4 << 10
-	skipAbove  = 64 << 10
+	skipAbove  = 256 << 10
 	// maxDataOffset is where the first tag may start at most; the header of
 	// every known writer has 9 bytes.
 	maxDataOffset = 64 << 10
-	// resyncSpan is how far after damage the next tag is looked for.
-	resyncSpan = 1 << 20
+	// resyncSpan is how far behind damage the next tag is looked for, which is
+	// more than the largest tag that can be damaged.
+	resyncSpan = 17 << 20
 	// headLen is how much of a body is looked at to know what it is.
 	headLen = 256
 
@@ -169,7 +170,8 @@ func (r *tagReader) sound(ctx context.Context, t tagHead) (bool, error) {
 	if !r.fits(t.next() - tagTailLen) {
 		return false, nil
 	}
-	if !r.skips { // the body is wanted: it comes with the same read
+	far := r.skips && t.size > skipAbove && t.next() > r.off+int64(len(r.buf))
+	if !far { // the body is wanted, or near: it comes with the same read
 		whole := tagHeadLen + t.size
 		_, err := r.bytes(ctx, t.at, whole+tagTailLen+tagHeadLen)
 		if errors.Is(err, io.EOF) {
@@ -179,7 +181,7 @@ func (r *tagReader) sound(ctx context.Context, t tagHead) (bool, error) {
 			return false, notEOF(err)
 		}
 	}
-	tail, err := r.bytes(ctx, t.next()-tagTailLen, tagTailLen)
+	tail, err := r.tail(ctx, t, far)
 	if err != nil {
 		return t.known() && errors.Is(err, io.EOF), notEOF(err)
 	}
@@ -195,6 +197,18 @@ func (r *tagReader) sound(ctx context.Context, t tagHead) (bool, error) {
 	}
 	next := parseTagHead(b, t.next())
 	return next.known() && streamID(b) == 0 && r.fits(next.next()-tagTailLen), nil
+}
+
+// tail returns the PreviousTagSize behind t. A far one is not read through the
+// window, which would move past t.
+func (r *tagReader) tail(ctx context.Context, t tagHead, far bool) ([]byte, error) {
+	at := t.next() - tagTailLen
+	if !far {
+		return r.bytes(ctx, at, tagTailLen)
+	}
+	tail := make([]byte, tagTailLen)
+	_, err := readFull(ctx, r.f, tail, at)
+	return tail, err
 }
 
 // streamID is 0 in every tag.
@@ -255,20 +269,21 @@ func (r *tagReader) prefix(ctx context.Context, t tagHead, n int) ([]byte, error
 	return r.bytes(ctx, t.body(), min(n, t.size))
 }
 
-// readHeader checks the file header and returns where the first tag is.
-func readHeader(ctx context.Context, f media.File) (int64, error) {
+// readHeader checks the file header and returns where the first tag is, and the
+// tracks that it announces.
+func readHeader(ctx context.Context, f media.File) (first int64, tracks byte, err error) {
 	var h [flv.HeaderLength]byte
 	n, err := readFull(ctx, f, h[:], 0)
 	if err != nil && !errors.Is(err, io.EOF) {
-		return 0, err
+		return 0, 0, err
 	}
 	if n < len(h) || string(h[:3]) != string(flv.HeaderSignature) {
-		return 0, fmt.Errorf("not an FLV file: it starts with %q", h[:n])
+		return 0, 0, fmt.Errorf("not an FLV file: it starts with %q", h[:n])
 	}
 	offset := binary.BigEndian.Uint32(h[5:])
 	if offset < flv.HeaderLength || offset > maxDataOffset {
-		return 0, fmt.Errorf("FLV header announces its first tag at byte %d, allowed are %d to %d",
+		return 0, 0, fmt.Errorf("FLV header announces its first tag at byte %d, allowed are %d to %d",
 			offset, flv.HeaderLength, maxDataOffset)
 	}
-	return int64(offset) + tagTailLen, nil
+	return int64(offset) + tagTailLen, h[4], nil
 }

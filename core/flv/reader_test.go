@@ -87,7 +87,8 @@ func comparePackets(t *testing.T, path string, frames []media.Frame) {
 		want = append(want, fmt.Sprintf("%s %.3f %.3f %v", p[0], pts, dts, p[0] == "video" && p[3][0] == 'K'))
 	}
 	for _, f := range frames {
-		if f.Track != media.Data && !(f.Track == media.Video && len(f.Body) == 5) { // not the end of the sequence
+		end := f.Track == media.Video && len(f.Body) == 5 // of the sequence
+		if f.Track != media.Data && !end {
 			got = append(got, fmt.Sprintf("%s %.3f %.3f %v", f.Track, f.PTS.Seconds(), f.DTS.Seconds(), f.Key))
 		}
 	}
@@ -333,6 +334,46 @@ func TestKeyframeTableThatLies(t *testing.T) {
 	}
 }
 
+// A table points behind the configuration that comes with a keyframe.
+func TestT50_ConfigBeforeKeyframe(t *testing.T) {
+	other := append(bytes.Clone(avcConfig), 9)
+	var times, places amf.Array
+	build := func() memory {
+		meta := amf.Append(nil, "onMetaData", amf.ECMAArray{{Key: "duration", Value: 4.0},
+			{Key: "keyframes", Value: amf.Object{{Key: "times", Value: times}, {Key: "filepositions", Value: places}}}})
+		p := appendTagMS(bytes.Clone(fileHead), media.Data, 0, meta)
+		times, places = nil, nil
+		for i := range 5 {
+			config := avcConfig
+			if i >= 3 {
+				config = other
+			}
+			p = appendTagMS(p, media.Video, uint32(i)*1000, config)
+			p = appendTagMS(p, media.Audio, uint32(i)*1000, aacConfig)
+			times, places = append(times, float64(i)), append(places, float64(len(p)))
+			p = appendTagMS(p, media.Video, uint32(i)*1000, avcFrame(true, 50))
+			p = appendTagMS(p, media.Audio, uint32(i)*1000, aacFrame(50))
+		}
+		return p
+	}
+	times, places = make(amf.Array, 5), make(amf.Array, 5)
+	for i := range times {
+		times[i], places[i] = 0.0, 0.0
+	}
+	build()
+	f := build()
+	x, all := readAll(t, f, 0)
+	if x.(*index).complete || len(all) != 5 {
+		t.Fatalf("the table was not used, %d batches", len(all))
+	}
+	for i := range all {
+		b := batchesOf(t, x, f, time.Duration(i)*time.Second)[0]
+		if b.DTS() != all[i].DTS() || !bytes.Equal(b.Header().Video.Config, all[i].Header().Video.Config) {
+			t.Errorf("batch %d has the configuration %x", i, b.Header().Video.Config)
+		}
+	}
+}
+
 // sequential can only be read from front to back once it has been opened.
 type sequential struct {
 	memory
@@ -454,6 +495,55 @@ func TestLargeGOP(t *testing.T) {
 	}
 	if got := batchesOf(t, x, memory(p), 599*time.Millisecond); got[0].DTS() != 0 {
 		t.Errorf("from 599 ms: %v", got[0].DTS())
+	}
+}
+
+// Enhanced heads, which this ffmpeg does not write: HEVC with B-frames and Opus.
+func TestEnhancedFile(t *testing.T) {
+	p := appendTagMS(bytes.Clone(fileHead), media.Video, 0, unhex("90"+hvc1+"0102"))
+	p = appendTagMS(p, media.Audio, 0, unhex("90"+opus+"03"))
+	for i := range 40 {
+		head := "a3" + hvc1
+		switch {
+		case i%10 == 0:
+			head = "91" + hvc1 + "000050"
+		case i%2 == 0:
+			head = "a1" + hvc1 + "000028"
+		}
+		p = appendTagMS(p, media.Video, uint32(i)*40, append(unhex(head), bytes.Repeat([]byte{1}, 300)...))
+		p = appendTagMS(p, media.Audio, uint32(i)*40, unhex("91"+opus+"0405"))
+	}
+	x, batches := readAll(t, memory(p), 0)
+	if h := batches[0].Header(); h.Video.Codec != "hevc" || h.Audio.Codec != "opus" || len(h.Audio.Config) != 6 {
+		t.Errorf("header %+v", h)
+	}
+	if len(batches) != 4 || len(framesOf(batches)) != 80 || batches[1].Frames()[0].PTS != 480*time.Millisecond {
+		t.Errorf("%d batches, %d frames", len(batches), len(framesOf(batches)))
+	}
+	if got := batchesOf(t, x, memory(p), 900*time.Millisecond)[0]; got.DTS() != 800*time.Millisecond || !got.Join() {
+		t.Errorf("from 900 ms: %v", got.DTS())
+	}
+}
+
+// The index of a file of nothing but keyframes stays small, and right.
+func TestManyKeyframes(t *testing.T) {
+	p := appendTagMS(bytes.Clone(fileHead), media.Video, 0, avcConfig)
+	const n = maxPoints + maxPoints/4
+	for i := range n {
+		p = appendTagMS(p, media.Video, uint32(i), avcFrame(true, 5))
+	}
+	x, err := ReadIndex(t.Context(), memory(p))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := len(x.(*index).points); got > maxPoints || got < maxPoints/4 || x.Bytes() > 16*maxPoints+1000 {
+		t.Errorf("%d points, %d bytes", got, x.Bytes())
+	}
+	for _, ms := range []int{1, 1000, maxPoints - 1, maxPoints + 1, n - 1} {
+		b, err := x.Batches(memory(p), time.Duration(ms)*time.Millisecond)(t.Context())
+		if err != nil || b.DTS() != time.Duration(ms)*time.Millisecond {
+			t.Errorf("from %d ms: %v, %v", ms, b.DTS(), err)
+		}
 	}
 }
 

@@ -6,10 +6,8 @@ package flv
 
 import (
 	"bytes"
-	"context"
 	"encoding/binary"
 	"errors"
-	"fmt"
 	"io"
 	"time"
 
@@ -26,9 +24,6 @@ const (
 	tableSize  = 70 // the names around them
 	// maxMeta is the largest metadata of a publisher that is kept.
 	maxMeta = 1 << 20
-	// maxDamage is how much a repair cuts off at most: far more than can have
-	// been under way when a machine stopped. More is left for a human.
-	maxDamage = 64 << 20
 	// earlyTags is how far into a recording a track may begin without the
 	// keyframe table being left out. ReadIndex looks as far.
 	earlyTags, earlySpan = headTags / 2, headSpan / 2
@@ -72,7 +67,7 @@ func NewRecording(f Storage, h *media.Header) (*Recording, error) {
 	known := &media.Header{Video: h.Video, Audio: h.Audio}
 	body := amf.Append(nil, "onMetaData", fields(known, r.meta, 0))
 	r.reserved = len(body) + tableSpace
-	p := appendTag(appendFileHeader(nil), media.Data, 0, pad(body, r.reserved))
+	p := appendTag(appendFileHeader(nil, h), media.Data, 0, pad(body, r.reserved))
 	if _, err := f.WriteAt(p, 0); err != nil {
 		return nil, errors.Join(err, f.Truncate(0))
 	}
@@ -182,7 +177,7 @@ func (r *Recording) Close() error {
 	for _, p := range []struct {
 		bytes []byte
 		at    int64
-	}{{body, metaBody}, {duration, metaBody + durationAt}} {
+	}{{[]byte{tracksOf(r.header)}, flagsAt}, {body, metaBody}, {duration, metaBody + durationAt}} {
 		if _, err := r.f.WriteAt(p.bytes, p.at); err != nil {
 			return err
 		}
@@ -192,6 +187,9 @@ func (r *Recording) Close() error {
 	}
 	return nil
 }
+
+// flagsAt is where the file header names the tracks.
+const flagsAt = 4
 
 // durationAt is where the number is in the body of the metadata tag: behind the
 // name, the marker and count of the array, and the field's own name and marker.
@@ -233,140 +231,4 @@ func pad(body []byte, size int) []byte {
 		return append(body, bytes.Repeat([]byte(" "), n)...)
 	}
 	return append(body, bytes.Repeat([]byte{null}, size-len(body))...)
-}
-
-// ErrNoRecording is the error for a file that no Recording has begun.
-var ErrNoRecording = errors.New("not a recording of mediad")
-
-// errNoHead says that not even the head of a recording has reached the disk.
-var errNoHead = errors.New("not even its head is whole")
-
-// Finished says whether the recording in f was finished. The error wraps
-// ErrNoRecording when f is none.
-func Finished(f io.ReaderAt) (bool, error) {
-	begin := appendFileHeader(nil)
-	meta := amf.Append(nil, "onMetaData", amf.ECMAArray{{Key: "duration", Value: 0}, {Key: "metadatacreator", Value: creator}})
-	meta = meta[:len(meta)-3] // without the end of the object
-	p := make([]byte, metaBody+len(meta))
-	if _, err := f.ReadAt(p, 0); errors.Is(err, io.EOF) {
-		return false, ErrNoRecording
-	} else if err != nil {
-		return false, err
-	}
-	body := p[metaBody:]
-	copy(meta[14:18], body[14:18]) // the count of the array
-	number := meta[durationAt : durationAt+8]
-	finished := !bytes.Equal(number, body[durationAt:durationAt+8])
-	copy(number, body[durationAt:])
-	if !bytes.HasPrefix(p, begin) || media.Track(p[len(begin)]) != media.Data || !bytes.Equal(meta, body) {
-		return false, ErrNoRecording
-	}
-	return finished, nil
-}
-
-// A Result is what a repair has found.
-type Result struct {
-	Duration time.Duration // of what is there
-	Size     int64         // of the file now
-	Cut      int64         // bytes cut off behind the last whole tag
-	Empty    bool          // no frame is left
-}
-
-// Repair finishes a recording of size bytes that was not finished: it cuts off
-// what is behind the last whole tag and puts the metadata in place. An empty one
-// may be left unfinished.
-func Repair(ctx context.Context, f Storage, size int64) (Result, error) {
-	r, err := load(ctx, f, size)
-	if errors.Is(err, errNoHead) {
-		return Result{Size: size, Empty: true}, nil
-	}
-	if err != nil {
-		return Result{}, err
-	}
-	return Result{Duration: r.Duration(), Size: r.end, Cut: size - r.end, Empty: r.Empty()}, r.Close()
-}
-
-// Continue goes on with a recording of size bytes, finished or not. It counts as
-// unfinished until it is closed.
-func Continue(ctx context.Context, f Storage, size int64) (*Recording, error) {
-	r, err := load(ctx, f, size)
-	if err != nil {
-		return nil, err
-	}
-	if _, err := f.WriteAt(make([]byte, 8), metaBody+durationAt); err != nil {
-		return nil, err
-	}
-	return r, f.Sync()
-}
-
-// load reads a recording up to its last whole tag, and cuts off what is behind.
-func load(ctx context.Context, f Storage, size int64) (*Recording, error) {
-	if _, err := Finished(f); err != nil {
-		return nil, err
-	}
-	file := storageFile{f, size}
-	first, err := readHeader(ctx, file)
-	if err != nil {
-		return nil, err
-	}
-	tags := newTagReader(file, first)
-	meta, err := tags.whole(ctx)
-	if errors.Is(err, io.EOF) {
-		return nil, errNoHead
-	}
-	if err != nil {
-		return nil, err
-	}
-	body, err := tags.prefix(ctx, meta, meta.size)
-	if err != nil {
-		return nil, err
-	}
-	r := &Recording{f: f, reserved: meta.size, meta: decodeMeta(body), header: new(media.Header)}
-	tags.done(meta)
-	tags.skips = true
-	s := newScanner(change{tags.at, r.header})
-	for {
-		r.end = tags.at
-		t, err := tags.whole(ctx)
-		if errors.Is(err, io.EOF) {
-			break
-		}
-		if err != nil {
-			return nil, err
-		}
-		if err := s.tag(ctx, tags, t); err != nil {
-			return nil, err
-		}
-		r.configure(s.state.Header())
-		r.tags++
-		tags.done(t)
-	}
-	if size-r.end > maxDamage {
-		return nil, fmt.Errorf("damaged at byte %d of %d: that is more than a crash leaves, so nothing is cut off", r.end, size)
-	}
-	if size > r.end {
-		if err := f.Truncate(r.end); err != nil {
-			return nil, err
-		}
-	}
-	r.last, r.ends = s.last, s.ends
-	if s.video {
-		r.points = s.points
-	}
-	return r, nil
-}
-
-// A storageFile is a Storage of a size as a File.
-type storageFile struct {
-	Storage
-	size int64
-}
-
-func (f storageFile) Size() int64 { return f.size }
-
-func (f storageFile) ReadAt(ctx context.Context, p []byte, off int64) (int, error) {
-	if err := ctx.Err(); err != nil {
-		return 0, err
-	}
-	return f.Storage.ReadAt(p, off)
 }

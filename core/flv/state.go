@@ -36,11 +36,13 @@ func (s *State) Header() *media.Header {
 func (s *State) Push(track media.Track, dts time.Duration, body []byte) (f media.Frame, ok bool, err error) {
 	f = media.Frame{Track: track, DTS: dts, PTS: dts, Body: body}
 	if track == media.Data {
-		meta, ok := metadata(body)
-		if !ok {
-			return f, true, nil
+		switch meta, ok := metadata(body); {
+		case ok:
+			return media.Frame{}, false, s.pushMeta(meta)
+		case len(body) == 0:
+			return media.Frame{}, false, errors.New("data message without content")
 		}
-		return media.Frame{}, false, s.pushMeta(meta)
+		return f, true, nil
 	}
 	p, err := ParsePacket(track, body)
 	if err != nil {
@@ -56,7 +58,7 @@ func (s *State) Push(track media.Track, dts time.Duration, body []byte) (f media
 			s.setFormat(track, media.Format{Codec: p.Codec, Config: bytes.Clone(body)})
 		}
 		return media.Frame{}, false, nil
-	case p.Kind == Other && format.Codec == "",
+	case p.Kind != Coded && format.Codec == "",
 		p.Kind != Other && needsConfig[p.Codec] && (format.Codec != p.Codec || format.Config == nil):
 		return media.Frame{}, false, fmt.Errorf("%s frame at %v: %w", track, dts, ErrNoConfig)
 	case p.Kind == Coded && format.Codec != p.Codec:

@@ -34,7 +34,7 @@ func (w *Writer) Write(b *media.Batch) error {
 	}
 	buf := w.buf[:0]
 	if w.header == nil {
-		buf = appendFileHeader(buf)
+		buf = appendFileHeader(buf, b.Header())
 	}
 	if h := b.Header(); h != w.header {
 		if h.Meta != nil && (w.header == nil || string(h.Meta) != string(w.header.Meta)) {
@@ -60,10 +60,23 @@ func fits(b *media.Batch) error {
 	return nil
 }
 
-// appendFileHeader appends the header of a file that may have audio and video.
-func appendFileHeader(dst []byte) []byte {
-	const hasAudio, hasVideo = 4, 1 // E.2
-	dst = append(append(dst, flv.HeaderSignature...), 1, hasAudio|hasVideo)
+// The flags of the file header (E.2).
+const hasAudio, hasVideo = 4, 1
+
+// tracksOf returns the flags for the tracks of h.
+func tracksOf(h *media.Header) (flags byte) {
+	if h.Audio.Codec != "" {
+		flags |= hasAudio
+	}
+	if h.Video.Codec != "" {
+		flags |= hasVideo
+	}
+	return flags
+}
+
+// appendFileHeader appends the header of a file.
+func appendFileHeader(dst []byte, h *media.Header) []byte {
+	dst = append(append(dst, flv.HeaderSignature...), 1, tracksOf(h))
 	dst = binary.BigEndian.AppendUint32(dst, flv.HeaderLength)
 	return append(dst, 0, 0, 0, 0) // PreviousTagSize0
 }

@@ -1,8 +1,10 @@
 // Package api is the daemon's HTTP listener: health, metrics, and lists for
-// consoles and `mediad explain`. It only shows; nothing is changed through it.
+// consoles and `mediad explain`. Nothing can be changed through it, but for
+// /api/reload, which makes the daemon read its own file again.
 package api
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -30,6 +32,8 @@ type Options struct {
 	// name another host are refused.
 	Loopback bool
 	Pprof    bool
+	// Reload reads the daemon's file again. A wrong file is pipeline.Problems.
+	Reload func(ctx context.Context) (pipeline.Changes, error)
 }
 
 // New returns the handler of everything that the listener serves.
@@ -41,7 +45,9 @@ func New(o Options) http.Handler {
 	mux.HandleFunc("/api/channels", a.channels)
 	mux.HandleFunc("/api/pipelines", a.pipelines)
 	mux.HandleFunc("/api/explain", a.explain)
-	paths := "/healthz, /metrics, /api/channels, /api/pipelines, /api/explain?name=APP/NAME"
+	mux.HandleFunc("/api/tap", a.tap)
+	mux.HandleFunc(reloadPath, a.reload)
+	paths := "/healthz, /metrics, /api/channels, /api/pipelines, /api/explain?name=APP/NAME, /api/tap?stage=PIPELINE/STAGE&name=NAME, /api/reload (POST)"
 	if o.Pprof && o.Loopback {
 		mux.HandleFunc("/debug/pprof/", pprof.Index)
 		mux.HandleFunc("/debug/pprof/profile", pprof.Profile)
@@ -245,7 +251,7 @@ type player interface{ App() string }
 func (a *api) explain(w http.ResponseWriter, r *http.Request) {
 	name := r.URL.Query().Get("name")
 	if err := media.CheckName(name); err != nil {
-		fail(w, http.StatusBadRequest, "%v: ask for /api/explain?name=APP/NAME", err)
+		fail(w, http.StatusBadRequest, "%v: ask for /api/explain?name=APP/NAME, /api/tap?stage=PIPELINE/STAGE&name=NAME", err)
 		return
 	}
 	var apps []string

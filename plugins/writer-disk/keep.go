@@ -61,8 +61,11 @@ func (w *Writer) sweep(root *os.Root) error {
 	var found []recording
 	var total int64
 	err := walk(root, func(name string, info fs.FileInfo) error {
-		total += info.Size()
-		if finished(root, name) {
+		ours, finished := inspect(root, name)
+		if ours {
+			total += info.Size()
+		}
+		if finished {
 			found = append(found, recording{name, info.Size(), info.ModTime()})
 		}
 		return nil
@@ -80,15 +83,16 @@ func (w *Writer) sweep(root *os.Root) error {
 	return err
 }
 
-// finished says whether the file at name is a finished recording.
-func finished(root *os.Root, name string) bool {
+// inspect says whether the file at name is a recording of this stage, and whether
+// it is finished.
+func inspect(root *os.Root, name string) (ours, finished bool) {
 	f, err := root.Open(name)
 	if err != nil {
-		return false
+		return false, false
 	}
 	defer f.Close()
-	ok, err := flv.Finished(f)
-	return ok && err == nil
+	finished, err = flv.Finished(f)
+	return err == nil, finished
 }
 
 // remove removes a recording that nobody goes on with, and the folders that are

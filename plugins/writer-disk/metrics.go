@@ -35,6 +35,9 @@ func newMetrics(r prometheus.Registerer, lag func() time.Duration) *metrics {
 	}
 }
 
+// failed counts err.
+func (m *metrics) failed(err error) { m.errors.WithLabelValues(cause(err)).Inc() }
+
 // cause names what err comes from, for a label.
 func cause(err error) string {
 	for _, c := range []struct {

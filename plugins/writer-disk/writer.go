@@ -223,7 +223,7 @@ func (w *Writer) forget(s *sink) {
 
 // failed counts err and returns it, as one that another try may overcome.
 func (w *Writer) failed(err error) error {
-	w.metrics.errors.WithLabelValues(cause(err)).Inc()
+	w.metrics.failed(err)
 	return fmt.Errorf("%w: %w", media.ErrUnavailable, err)
 }
 
@@ -250,7 +250,7 @@ func (w *Writer) repair(ctx context.Context, root *os.Root) {
 		defer w.release(name)
 		if err := w.repairFile(ctx, root, name); err != nil {
 			w.log.Warn("cannot repair a recording, it is left as it is", "file", name, "error", err)
-			w.failed(err)
+			w.metrics.failed(err)
 		}
 		return nil
 	})
@@ -304,11 +304,11 @@ func (w *Writer) repairFile(ctx context.Context, root *os.Root, name string) err
 // walk calls f for each FLV file below root.
 func walk(root *os.Root, f func(name string, info fs.FileInfo) error) error {
 	return fs.WalkDir(root.FS(), ".", func(name string, d fs.DirEntry, err error) error {
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil // removed meanwhile
+		if err != nil && name == "." {
+			return err
 		}
 		if err != nil {
-			return err
+			return nil // removed meanwhile, or a folder that is not for us to read
 		}
 		if !d.Type().IsRegular() || path.Ext(name) != ".flv" {
 			return nil
