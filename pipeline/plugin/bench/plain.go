@@ -19,7 +19,7 @@ import (
 type plainServer struct{ pb.UnimplementedReaderServer }
 
 func servePlain(socket string) error {
-	l, err := net.Listen("unix", socket)
+	l, err := (&net.ListenConfig{}).Listen(context.Background(), "unix", socket)
 	if err != nil {
 		return err
 	}
@@ -84,7 +84,7 @@ func startPlain(name string) (media.Source, func(), error) {
 		return nil, nil, err
 	}
 	socket := filepath.Join(dir, "plain")
-	cmd := exec.Command(self, "plain", socket)
+	cmd := exec.CommandContext(context.Background(), self, "plain", socket)
 	if err := cmd.Start(); err != nil {
 		return nil, nil, err
 	}

@@ -17,6 +17,9 @@ import (
 
 const folderPrefix = "mediad-plugin-"
 
+// maxSocketPath is the longest path of a unix socket, unix(7).
+const maxSocketPath = 107
+
 var sweepOnce sync.Once
 
 func newFolder() (string, error) {
@@ -24,6 +27,10 @@ func newFolder() (string, error) {
 	dir, err := os.MkdirTemp("", folderPrefix+strconv.Itoa(os.Getpid())+"-")
 	if err != nil {
 		return "", fmt.Errorf("a folder for a plugin's sockets: %w", err)
+	}
+	// go-plugin adds a folder and a file with random numbers of 32 bits.
+	if len(dir)+len("/plugin-dir4294967295/plugin4294967295") > maxSocketPath {
+		return "", errors.Join(fmt.Errorf("the folder %s is too long for sockets to be in it: set TMPDIR to a shorter one", os.TempDir()), os.Remove(dir))
 	}
 	return dir, nil
 }

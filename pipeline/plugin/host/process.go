@@ -60,16 +60,18 @@ type process struct {
 	conn   *grpc.ClientConn
 	stage  pb.StageClient
 
-	ctx    context.Context
-	end    context.CancelCauseFunc
-	closed error // what ends ctx when nothing is wrong
-	work   sync.WaitGroup
+	ctx  context.Context
+	end  context.CancelCauseFunc
+	work sync.WaitGroup
 
 	daemon *grpc.Server // the daemon's readers and writer; nil when the stage needs none
 	folder string       // of the sockets
 }
 
-var errEnded = errors.New("the plugin was ended")
+var (
+	errEnded = errors.New("the plugin was ended")
+	errHangs = errors.New("hangs")
+)
 
 // start starts the plugin and connects to it, until ctx ends.
 func start(ctx context.Context, b Binary, limits limits, log hclog.Logger) (*process, error) {
@@ -141,7 +143,7 @@ func (p *process) connect(ctx context.Context) error {
 		p.stage = pb.NewStageClient(p.conn)
 		return nil
 	}
-	if p.run.cmd.Process == nil {
+	if p.run.pid() == 0 {
 		return permanent{fmt.Errorf("%s cannot be started: %w", p.binary.Path, r.err)}
 	}
 	p.run.kill()
@@ -232,7 +234,7 @@ func (p *process) fail(cause error) {
 
 // hung is the failure of a plugin that does not answer.
 func (p *process) hung(what string, d time.Duration) error {
-	err := fmt.Errorf("%s hangs: no answer to %s within %v%s", p.binary.Path, what, d, p.run.last())
+	err := fmt.Errorf("%s %w: no answer to %s within %v%s", p.binary.Path, errHangs, what, d, p.run.last())
 	p.fail(err)
 	return err
 }
@@ -278,7 +280,7 @@ func (p *process) watchMemory() {
 			return
 		case <-tick.C:
 		}
-		if has := resident(p.run.cmd.Process.Pid); has > p.binary.Memory {
+		if has := resident(p.run.pid()); has > p.binary.Memory {
 			p.fail(fmt.Errorf("%s has grown to %d MiB, past its memory of %v", p.binary.Path, has>>20, p.binary.Memory))
 		}
 	}

@@ -25,10 +25,14 @@ import (
 // pipe that ends when the daemon does, however that happens.
 type runner struct {
 	cmd    *exec.Cmd
-	life   *os.File // our end of its standard input
+	life   *os.File // our end of its standard input; nil when it was not started
 	stdout handshake
 	stderr *os.File
 	tail   tail // what it said last on standard error
+
+	mu     sync.Mutex
+	killed bool
+	gone   bool // the process id may be another's by now
 
 	exited chan struct{} // closed when the process has ended
 	status string        // how; set before exited is closed
@@ -53,19 +57,23 @@ func (r *runner) Start(context.Context) error {
 	if err != nil {
 		return errors.Join(err, stdin.Close(), life.Close(), out.Close(), stdout.Close())
 	}
-	r.life, r.stdout.r, r.stderr = life, bufio.NewReaderSize(out, 4096), errs
+	r.stdout.r, r.stderr = bufio.NewReaderSize(out, 4096), errs
 	r.cmd.Stdin, r.cmd.Stdout, r.cmd.Stderr = stdin, stdout, stderr
-	err = r.cmd.Start()
+	err = r.start()
 	for _, theirs := range []*os.File{stdin, stdout, stderr} {
 		theirs.Close()
 	}
 	if err != nil {
 		return errors.Join(err, life.Close(), out.Close(), errs.Close())
 	}
+	r.life = life
 	go func() {
 		_ = r.cmd.Wait()
 		r.status = r.cmd.ProcessState.String()
 		r.kill() // what it has started
+		r.mu.Lock()
+		r.gone = true
+		r.mu.Unlock()
 		// A process that left the group may hold the pipes open for ever.
 		deadline := time.Now().Add(time.Second)
 		_ = out.SetReadDeadline(deadline)
@@ -75,17 +83,39 @@ func (r *runner) Start(context.Context) error {
 	return nil
 }
 
-// kill kills the process and all of its group.
+func (r *runner) start() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.killed {
+		return errEnded
+	}
+	return r.cmd.Start()
+}
+
+// kill kills the process and all of its group. One that has not started never will.
 func (r *runner) kill() {
-	if r.cmd.Process != nil {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.killed = true
+	if r.cmd.Process != nil && !r.gone {
 		_ = syscall.Kill(-r.cmd.Process.Pid, syscall.SIGKILL)
 	}
+}
+
+// pid is the process id, 0 when it was not started.
+func (r *runner) pid() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.cmd.Process == nil {
+		return 0
+	}
+	return r.cmd.Process.Pid
 }
 
 // release lets the process end by itself, and kills it if it has not in time.
 func (r *runner) release(patience time.Duration) {
 	if r.life == nil {
-		return // never started
+		return
 	}
 	r.life.Close()
 	timer := time.NewTimer(patience)
@@ -122,10 +152,10 @@ func (r *runner) Kill(context.Context) error {
 
 // ID implements go-plugin's Runner.
 func (r *runner) ID() string {
-	if r.cmd.Process == nil {
-		return ""
+	if pid := r.pid(); pid != 0 {
+		return strconv.Itoa(pid)
 	}
-	return strconv.Itoa(r.cmd.Process.Pid)
+	return ""
 }
 
 // Stdout implements go-plugin's Runner.

@@ -14,8 +14,12 @@ import (
 	"github.com/mediad/mediad/pipeline/plugin/wire"
 )
 
-// resumeTimeout bounds how long a source waits for a new process and its place there.
-const resumeTimeout = 20 * time.Second
+// A source waits no longer for a new process and its place there than this, and
+// outlives no more processes without a batch in between.
+const (
+	resumeTimeout = 20 * time.Second
+	resumeTries   = 3
+)
 
 // source reads from the plugin, and when that fails goes on in the next process
 // after the last frame that was read.
@@ -26,7 +30,8 @@ type source struct {
 
 	// What Next alone uses.
 	process *process
-	broken  bool // the process has failed
+	broken  error // why the process has failed; nil when it has not
+	tries   int   // processes that have failed since the last batch
 	at      place
 	header  *media.Header // the last one
 	skips   int           // of earlier processes, and gaps between them
@@ -75,29 +80,28 @@ func (s *source) Next(ctx context.Context) (*media.Batch, error) {
 		if s.life.Err() != nil {
 			return nil, media.ErrClosed
 		}
-		if s.broken {
-			b, err := s.resume(ctx)
-			if err != nil {
-				return nil, err
-			}
-			if s.broken = false; b != nil {
-				return s.pass(b), nil
-			}
+		var b *media.Batch
+		var err error
+		if s.broken != nil {
+			b, err = s.resume(ctx)
+		} else {
+			b, err = s.next(ctx)
 		}
-		b, err := s.next(ctx)
 		switch {
-		case err == nil:
+		case err == nil && b != nil:
 			return s.pass(b), nil
+		case err == nil:
+			continue // resumed between two batches
 		case errors.Is(err, io.EOF), ctx.Err() != nil:
 			return nil, err
 		case s.life.Err() != nil:
 			return nil, media.ErrClosed
 		}
 		err = s.stage.blame(ctx, s.process, err)
-		if s.process.ctx.Err() == nil || s.at.lost {
+		if s.tries++; s.process.ctx.Err() == nil || s.at.lost || s.tries > resumeTries {
 			return nil, err
 		}
-		s.broken = true
+		s.broken = err
 	}
 }
 
@@ -120,58 +124,59 @@ func (s *source) next(ctx context.Context) (*media.Batch, error) {
 func (s *source) pass(b *media.Batch) *media.Batch {
 	s.at.pass(b)
 	s.header = b.Header()
+	s.tries = 0
 	return b
 }
 
 // resume opens the media in the next process and reads up to where the source was.
 // The batch that it returns is what is left of the one in which that lies, or nil.
 func (s *source) resume(ctx context.Context) (*media.Batch, error) {
-	ctx, cancel := context.WithTimeout(ctx, resumeTimeout)
+	within, cancel := context.WithTimeout(ctx, resumeTimeout)
 	defer cancel()
 	defer context.AfterFunc(s.life, cancel)()
 	req := s.req
 	req.From = s.at.from
-	from, r, err := s.stage.open(ctx, req, s.header)
+	from, r, err := s.stage.open(within, req, s.header)
 	if err != nil {
-		return nil, s.failed(ctx, err)
+		return nil, s.late(ctx, within, err)
 	}
-	var b *media.Batch
-	var gap bool
-	switch info := from.Info(); {
-	case info.Live != s.info.Live || info.Version != s.info.Version:
-		err = fmt.Errorf("%s: %w: it has the version %q, not %q", s.info.Name, media.ErrChanged, info.Version, s.info.Version)
-	default:
-		b, gap, err = s.at.find(ctx, from, info.Live)
+	if err := s.replace(r.process, from); err != nil {
+		return nil, err
 	}
+	if info := from.Info(); info.Live != s.info.Live || info.Version != s.info.Version {
+		return nil, fmt.Errorf("%s: %w: it has the version %q, not %q", s.info.Name, media.ErrChanged, info.Version, s.info.Version)
+	}
+	b, gap, err := s.at.find(within, from, s.info.Live)
 	if err != nil {
-		_ = from.Close()
-		return nil, s.failed(ctx, s.stage.blame(ctx, r.process, err))
+		return nil, s.late(ctx, within, err)
 	}
+	if gap {
+		s.skips++
+	}
+	s.stage.resumes.Inc()
+	s.stage.log.Info("source resumed in a new process", "name", s.info.Name, "after", s.at.last.dts, "gap", gap, "reason", s.broken)
+	s.broken = nil
+	return b, nil
+}
+
+// replace puts the source of another process in the place of the broken one.
+func (s *source) replace(p *process, from *wire.Source) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.life.Err() != nil {
-		_ = from.Close()
-		return nil, media.ErrClosed
+		return errors.Join(media.ErrClosed, from.Close())
 	}
 	_ = s.from.Close()
 	s.skips += s.from.Skips()
 	s.missed += s.from.Missed()
-	if gap {
-		s.skips++
-	}
-	s.process, s.from = r.process, from
-	s.stage.resumes.Inc()
-	s.stage.log.Info("source resumed in a new process", "name", s.info.Name, "after", s.at.last.dts, "gap", gap)
-	return b, nil
+	s.process, s.from = p, from
+	return nil
 }
 
-// failed is why resume failed. It may be tried again when only ctx has ended.
-func (s *source) failed(ctx context.Context, err error) error {
-	if s.life.Err() != nil {
-		return media.ErrClosed
-	}
-	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
-		return fmt.Errorf("%s cannot go on within %v: %w", s.info.Name, resumeTimeout, s.stage.unavailable(err))
+// late makes the end of within, but not of ctx, a failure to resume.
+func (s *source) late(ctx, within context.Context, err error) error {
+	if ctx.Err() == nil && errors.Is(within.Err(), context.DeadlineExceeded) {
+		return fmt.Errorf("%s cannot go on within %v: %w", s.info.Name, resumeTimeout, s.stage.unavailable(s.broken))
 	}
 	return err
 }

@@ -72,7 +72,7 @@ func (s *Stage) memory() float64 {
 	if s.current == nil {
 		return 0
 	}
-	return float64(resident(s.current.run.cmd.Process.Pid))
+	return float64(resident(s.current.run.pid()))
 }
 
 // Serve runs the plugin until ctx ends. A plugin that fails is started again, but
@@ -102,7 +102,7 @@ func (s *Stage) Serve(ctx context.Context) error {
 			s.set(nil, err, true)
 			return err
 		}
-		wait := s.limits.backoff << (len(failed) - 1)
+		wait := s.limits.backoff << min(len(failed)-1, 4)
 		wait += rand.N(wait)
 		s.log.Error("the plugin failed and is started again", "error", err, "in", wait.Round(time.Millisecond))
 		s.set(nil, err, false)
@@ -184,6 +184,9 @@ type ready struct {
 	writer *wire.Writer
 }
 
+// failed reports whether there was a process and it has failed.
+func (r ready) failed() bool { return r.process != nil && r.ctx.Err() != nil }
+
 // ready waits for a process, but not longer than one may take to start.
 func (s *Stage) ready(ctx context.Context) (ready, error) {
 	timer := time.NewTimer(s.limits.start)
@@ -260,8 +263,15 @@ func (s *Stage) Open(ctx context.Context, req media.OpenRequest) (media.Source, 
 	return newSource(s, req, r.process, src), nil
 }
 
+// open opens req once more when the process fails meanwhile, which need not be
+// because of it. The header is that of what was read before.
 func (s *Stage) open(ctx context.Context, req media.OpenRequest, header *media.Header) (*wire.Source, ready, error) {
-	return call(ctx, s, "Open", func(ctx context.Context, r ready) (*wire.Source, error) { return r.reader.OpenAfter(ctx, req, header) })
+	open := func(ctx context.Context, r ready) (*wire.Source, error) { return r.reader.OpenAfter(ctx, req, header) }
+	src, r, err := call(ctx, s, "Open", open)
+	if err != nil && r.failed() && !errors.Is(err, errHangs) && ctx.Err() == nil {
+		src, r, err = call(ctx, s, "Open", open)
+	}
+	return src, r, err
 }
 
 // Cost implements media.Coster.
@@ -302,7 +312,7 @@ func newServer(env stage.Env) *grpc.Server {
 	for _, in := range env.Inputs {
 		readers = append(readers, in.Reader)
 	}
-	g := grpc.NewServer(wire.ServerOptions()...)
+	g := grpc.NewServer(append(wire.ServerOptions(), grpc.WaitForHandlers(true))...)
 	(&wire.Server{
 		Readers: func() []media.Reader { return readers },
 		Writer:  func() media.Writer { return env.Output },

@@ -39,7 +39,7 @@ func (c codec) Unmarshal(data mem.BufferSlice, v any) error {
 // What was found by measuring with pipeline/plugin/bench. The windows are how much
 // may be under way to a reader that does not keep up.
 const (
-	streamWindow = 4 << 20
+	streamWindow = 2 << 20
 	connWindow   = 16 << 20
 	bufferSize   = 128 << 10
 	// maxMessage is the largest batch: a single frame of RTMP's 16 MiB and its table.

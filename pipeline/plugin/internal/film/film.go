@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -25,7 +26,7 @@ type Settings struct {
 	Refuse  string        `set:"refuse" doc:"what is wrong with the settings"`
 	Tags    []string      `set:"tags" doc:"does nothing"`
 	Noise   int           `set:"noise" doc:"MiB of garbage on standard output after the start"`
-	Version string        `set:"version" doc:"of the media"`
+	Version string        `set:"version" doc:"of the media; pid: that of the process"`
 }
 
 // Kind describes it.
@@ -120,6 +121,9 @@ func Batches(gops, size int) []*media.Batch {
 // Open opens "film", "live", or media that are some trouble.
 func (f *Film) Open(ctx context.Context, req media.OpenRequest) (media.Source, error) {
 	r := &reel{film: f, name: req.Name, info: media.Info{Name: req.Name, Version: f.Version}, closed: make(chan struct{})}
+	if f.Version == "pid" {
+		r.info.Version = strconv.Itoa(os.Getpid())
+	}
 	switch req.Name {
 	case "film", "crash", "hang", "slow":
 		r.batches = Batches(f.GOPs, int(f.Size))
@@ -141,6 +145,7 @@ func (f *Film) Open(ctx context.Context, req media.OpenRequest) (media.Source, e
 		os.Exit(7)
 	case "stuck":
 		f.stop()
+		select {}
 	case "hog":
 		if f.once() {
 			for range 64 {
@@ -204,6 +209,9 @@ func (r *reel) Next(ctx context.Context) (*media.Batch, error) {
 	if r.read++; r.read == 4 && r.film.once() {
 		switch r.name {
 		case "crash":
+			for _, err := os.Stat(r.film.Once + ".go"); err != nil; _, err = os.Stat(r.film.Once + ".go") {
+				time.Sleep(time.Millisecond)
+			}
 			panic("boom in Next")
 		case "hang":
 			select {}

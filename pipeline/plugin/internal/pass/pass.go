@@ -1,5 +1,5 @@
 // Package pass is a stage kind for the tests of plugins: it gives what it reads from its
-// input to whoever opens it, and writes the name "copy" of it into its output.
+// input to whoever opens it, and copies one name to "copy" in its output.
 package pass
 
 import (
@@ -10,14 +10,20 @@ import (
 	"github.com/mediad/mediad/core/stage"
 )
 
+// Settings of the kind.
+type Settings struct {
+	Play string `set:"play" doc:"what to copy"`
+}
+
 // Kind describes it.
 func Kind() stage.Kind {
 	return stage.Kind{
-		Name:    "pass",
-		Summary: "Passes media on.",
-		Ports:   stage.Ports{ProvidesReader: true, NeedsReader: stage.One, NeedsWriter: true},
-		New: func(env stage.Env, _ any) (stage.Stage, error) {
-			return &Pass{media.Reader(env.Inputs[0].Reader), env}, nil
+		Name:     "pass",
+		Summary:  "Passes media on.",
+		Settings: func() any { return &Settings{Play: "film"} },
+		Ports:    stage.Ports{ProvidesReader: true, NeedsReader: stage.One, NeedsWriter: true},
+		New: func(env stage.Env, settings any) (stage.Stage, error) {
+			return &Pass{env.Inputs[0].Reader, env, settings.(*Settings).Play}, nil
 		},
 	}
 }
@@ -25,7 +31,8 @@ func Kind() stage.Kind {
 // Pass is the stage. Its reader is that of its input.
 type Pass struct {
 	media.Reader
-	env stage.Env
+	env  stage.Env
+	play string
 }
 
 // Cost implements media.Coster.
@@ -37,9 +44,9 @@ func (p *Pass) Cost(ctx context.Context, req media.OpenRequest) (media.Cost, err
 	return c.Cost(ctx, req)
 }
 
-// Serve copies "film" to "copy".
+// Serve copies what is to be played to "copy".
 func (p *Pass) Serve(ctx context.Context) error {
-	src, err := p.Open(ctx, media.OpenRequest{Name: "film"})
+	src, err := p.Open(ctx, media.OpenRequest{Name: p.play})
 	if err != nil {
 		return err
 	}
