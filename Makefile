@@ -1,12 +1,13 @@
 # make test    everything that must pass: lint, race-checked tests, real clients, short fuzzing
 # make build   the daemon, ./mediad
+# make plugins the stages that also are plugins, into plugins.d
 # make fuzz    each fuzz target for FUZZTIME (default 5s)
 
 GO       ?= go
 FUZZTIME ?= 5s
 LINT     := .tools/golangci-lint-v2.15.0
 
-.PHONY: build test lint fuzz tools
+.PHONY: build plugins test lint fuzz tools
 build:
 	$(GO) build -o mediad ./cmd/mediad
 
@@ -31,3 +32,8 @@ $(LINT):
 
 fuzz:
 	.ci/fuzz $(FUZZTIME)
+
+plugins:
+	$(GO) build -o plugins.d/reader-disk ./plugins/reader-disk/plugin
+	$(GO) build -o plugins.d/reader-http ./plugins/reader-http/plugin
+	$(GO) build -o plugins.d/writer-disk ./plugins/writer-disk/plugin

@@ -106,8 +106,7 @@ func (s *Supervisor) build(g *Graph, kinds []stage.Kind, old running) (next runn
 			continue
 		}
 		was := old.units[name]
-		samePlugin := st.Process == nil || g.Plugins == old.graph.Plugins
-		if was != nil && samePlugin && was.keeps(st, env) {
+		if was != nil && (st.Process == nil || g.Plugins == old.graph.Plugins) && was.keeps(st, env) {
 			next.units[name] = was
 			continue
 		}
