@@ -39,7 +39,10 @@ type fake struct {
 
 func (f *fake) Serve(ctx context.Context) error {
 	defer f.of.event("stopped " + f.name)
-	if serve := f.of.serve[f.name]; serve != nil {
+	f.of.mu.Lock()
+	serve := f.of.serve[f.name]
+	f.of.mu.Unlock()
+	if serve != nil {
 		return serve(ctx)
 	}
 	<-ctx.Done()

@@ -23,15 +23,15 @@ type Changes struct {
 	Replaced []string `json:"replaced,omitempty"`
 	Added    []string `json:"added,omitempty"`
 	Removed  []string `json:"removed,omitempty"`
-	// Restart names the settings at the top of the file that are not as they were when the
-	// daemon was started: they take a restart.
+	// Restart names what stands otherwise at the top of the file than when the
+	// daemon was started, and takes a restart.
 	Restart []string `json:"restart,omitempty"`
 }
 
-// Reload changes what runs to what g says. Stages whose entry is as it was, and that
-// run, are left alone; the others are replaced. When one cannot be made, or fails as
-// soon as it is served, what ran before runs again, and the error says why: it
-// is Problems when a stage refuses its settings. kinds are as in Build.
+// Reload changes what runs to what g says. Stages that run and whose entry is as it
+// was are left alone; the others are replaced. When one cannot be made, or fails as
+// soon as it is served, what ran before runs on, and the error says why; it is
+// Problems when a stage refuses its settings. The kinds are as in Build.
 func (s *Supervisor) Reload(ctx context.Context, g *Graph, kinds []stage.Kind) (Changes, error) {
 	if !s.acquire(ctx) {
 		return Changes{}, ctx.Err()
@@ -64,10 +64,11 @@ func (s *Supervisor) Reload(ctx context.Context, g *Graph, kinds []stage.Kind) (
 
 // replace puts the fresh units in the place of those that are gone.
 //
-// Stages that are only read from run side by side for a while: the new one is put in the place
-// of the old when it has passed its trial, and the old one finishes what
-// it has open. All others have something that is theirs alone (an application, a
-// channel, a folder), so the old one is stopped before the new one is served.
+// A stage that is only read from shares what it has, so two of a name can run side
+// by side: the new one is read from once it has passed its trial, and the old one
+// then finishes what it has open. Any other has something that is its own (an
+// application, a channel, a folder), so the old one is stopped before the new one
+// is served.
 func (s *Supervisor) replace(ctx context.Context, old, next running, gone, fresh []*unit) error {
 	freshShared, freshAlone := divide(fresh)
 	goneShared, goneAlone := divide(gone)
@@ -101,11 +102,11 @@ func (s *Supervisor) replace(ctx context.Context, old, next running, gone, fresh
 	return nil
 }
 
-// rollBack runs what ran before: what was stopped is made anew, and made again should it
-// fail, as after any failure.
+// rollBack runs what ran before. What was stopped for the fresh units is made anew,
+// as after a failure.
 func (s *Supervisor) rollBack(old, next running, stopped, fresh []*unit) {
-	_, freshAlone := divide(fresh)
-	s.stop(next, freshAlone, nil)
+	shared, alone := divide(fresh)
+	s.stop(next, alone, nil)
 	old.takeBack(fresh)
 	back := running{old.graph, maps.Clone(old.units)}
 	for _, u := range stopped {
@@ -118,8 +119,7 @@ func (s *Supervisor) rollBack(old, next running, stopped, fresh []*unit) {
 			u.start(s, false)
 		}
 	}
-	freshShared, _ := divide(fresh)
-	s.stop(next, freshShared, nil)
+	s.stop(next, shared, nil)
 	s.run(back)
 }
 

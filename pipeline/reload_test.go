@@ -22,20 +22,19 @@ import (
 // and a seat that watches from its start to its end.
 type theatre struct {
 	mu      sync.Mutex
-	made    map[string]int          // stages made, by name
-	opened  map[string]int          // sources opened by each seat
-	frames  map[string]int          // frames seen in each seat
-	wrong   []string                // what no seat should see
-	refuse  func(string) error      // New
-	perform func(name string) error // called when a stage is served
+	made    map[string]int // stages made, by name
+	opened  map[string]int // sources opened by each seat
+	frames  map[string]int // frames seen in each seat
+	wrong   []string       // what no seat should see
+	refuse  string         // the stage whose New refuses
+	fail    map[string]int // how often Serve of a stage is to fail yet
 	metrics *prometheus.Registry
 }
 
 func newTheatre() *theatre {
 	return &theatre{
 		made: map[string]int{}, opened: map[string]int{}, frames: map[string]int{},
-		refuse:  func(string) error { return nil },
-		perform: func(string) error { return nil },
+		fail:    map[string]int{},
 		metrics: prometheus.NewRegistry(),
 	}
 }
@@ -53,7 +52,10 @@ func (th *theatre) kinds() Kinds {
 			th.mu.Lock()
 			defer th.mu.Unlock()
 			th.made[env.Name]++
-			return make(p), th.refuse(env.Name)
+			if th.refuse == env.Name {
+				return nil, errNo
+			}
+			return make(p), nil
 		}}
 	}
 	return Kinds{
@@ -78,7 +80,7 @@ type player struct {
 type film struct{ *player }
 
 func (f *film) Serve(ctx context.Context) error {
-	if err := f.of.perform(f.env.Name); err != nil {
+	if err := f.of.failing(f.env.Name); err != nil {
 		return err
 	}
 	<-ctx.Done()
@@ -152,7 +154,7 @@ func (l *lens) Cost(context.Context, media.OpenRequest) (media.Cost, error) {
 type seat struct{ *player }
 
 func (s *seat) Serve(ctx context.Context) error {
-	if err := s.of.perform(s.env.Name); err != nil {
+	if err := s.of.failing(s.env.Name); err != nil {
 		return err
 	}
 	defer time.Sleep(s.settings.Wait)
@@ -175,6 +177,25 @@ func (s *seat) Serve(ctx context.Context) error {
 		}
 		s.of.count(s.of.frames, s.env.Name)
 	}
+}
+
+var errNo = errors.New("no")
+
+func (th *theatre) failing(name string) error {
+	th.mu.Lock()
+	defer th.mu.Unlock()
+	if th.fail[name] == 0 {
+		return nil
+	}
+	th.fail[name]--
+	return errNo
+}
+
+// plan sets what is to go wrong: a stage that refuses, one whose Serve fails once.
+func (th *theatre) plan(refuse, fail string) {
+	th.mu.Lock()
+	defer th.mu.Unlock()
+	th.refuse, th.fail = refuse, map[string]int{fail: 1}
 }
 
 func (th *theatre) count(what map[string]int, name string) {
@@ -346,27 +367,19 @@ func TestT69_WrongReloadChangesNothing(t *testing.T) {
 	const more = "  more: [{use: film}, {use: lens, with: {tag: a}}, {use: seat}]\n"
 	changed := strings.Replace(quiet, "use: lens", "use: lens, with: {tag: b}", 1) + more
 	for name, test := range map[string]struct {
-		refuse, perform string
-		want            string
+		refuse, fail string
+		want         string
 	}{
-		"refused":             {refuse: "quiet/lens", want: "f:3:29: quiet/lens: no"},
+		"refused":             {refuse: "quiet/lens", want: "f:3:24: quiet/lens: no"},
 		"refused, the last":   {refuse: "more/seat", want: "more/seat: no"},
-		"a reader that fails": {perform: "quiet/lens", want: "quiet/lens: no (what ran before the reload runs on)"},
-		"a caller that fails": {perform: "more/seat", want: "more/seat: no (what ran before the reload runs on)"},
+		"a reader that fails": {fail: "quiet/lens", want: "quiet/lens: no (what ran before the reload runs on)"},
+		"a caller that fails": {fail: "more/seat", want: "more/seat: no (what ran before the reload runs on)"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				th := newTheatre()
 				sup, end := th.begin(t, quiet)
-				say := func(to string) func(string) error {
-					return func(name string) error {
-						if name == to {
-							return errors.New("no")
-						}
-						return nil
-					}
-				}
-				th.refuse, th.perform = say(test.refuse), say(test.perform)
+				th.plan(test.refuse, test.fail)
 				_, err := sup.Reload(t.Context(), th.parse(t, changed), th.kinds())
 				if err == nil || !strings.Contains(err.Error(), test.want) {
 					t.Errorf("got %v, want %s", err, test.want)
@@ -382,7 +395,7 @@ func TestT69_WrongReloadChangesNothing(t *testing.T) {
 				if err != nil || len(families[0].GetMetric()) != 3 {
 					t.Errorf("metrics: %v %v", families, err)
 				}
-				th.refuse, th.perform = say(""), say("")
+				th.plan("", "")
 				c, err := sup.Reload(t.Context(), th.parse(t, changed), th.kinds())
 				if err != nil || len(c.Added) != 3 || len(c.Replaced) != 1 {
 					t.Error(c, err)
@@ -404,23 +417,17 @@ func TestT69_RollBackOfWhatWasStopped(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		th := newTheatre()
 		sup, end := th.begin(t, fmt.Sprintf(text, "a"))
-		served := 0
-		th.perform = func(name string) error {
-			if name == "p/seat" {
-				if served++; served == 1 {
-					return errors.New("taken")
-				}
-			}
-			return nil
-		}
+		th.plan("", "p/seat")
 		_, err := sup.Reload(t.Context(), th.parse(t, fmt.Sprintf(text, "b")), th.kinds())
-		if err == nil || !strings.Contains(err.Error(), "p/seat: taken") {
+		if err == nil || !strings.Contains(err.Error(), "p/seat: no") {
 			t.Error(err)
 		}
 		time.Sleep(time.Second)
+		th.mu.Lock()
 		if got := sup.Stages()[1]; got.State != Running || got.Settings.(*tag).Tag != "a" || th.opened["p/seat"] != 2 {
 			t.Errorf("%s with %v, %d opened", got.State, got.Settings, th.opened["p/seat"])
 		}
+		th.mu.Unlock()
 		end()
 	})
 }
@@ -521,7 +528,9 @@ func TestSupervisor_FailureTakesDownOnlyWhatNeedsIt(t *testing.T) {
 						}
 					}
 					// A reload of the same file begins again with what has ended.
+					s.mu.Lock()
 					delete(s.serve, test.fails)
+					s.mu.Unlock()
 					text, _ := os.ReadFile("testdata/shipped.txt")
 					input, _, _ := strings.Cut(string(text), divider)
 					g, err := Parse("pipelines.yaml", []byte(input), s.kinds(), testEnv)

@@ -64,7 +64,8 @@ func newUnit(st *Stage, newStage func(stage.Env, any) (stage.Stage, error), env 
 	}
 }
 
-// again returns a unit for the stage of u, which has stopped, not yet made.
+// again returns a unit for the stage of u, which has stopped. It is made when it is
+// started.
 func (u *unit) again() *unit {
 	u.metrics.hide()
 	v := newUnit(u.Stage, u.new, u.env, u.metrics.below)
@@ -185,8 +186,8 @@ func (u *unit) stopped(ctx context.Context, err error) {
 	}
 }
 
-// stop ends the stage and waits for it. The reason is nil when the stage is not wanted
-// any more.
+// stop ends the stage and waits for it. The reason is nil when the stage is simply
+// not wanted any more.
 func (u *unit) stop(bound time.Duration, reason error) {
 	u.enter(Stopping, reason)
 	u.cancel(reason)
@@ -254,7 +255,8 @@ func (u *unit) setMade(made stage.Stage) {
 // keeps reports whether u can stay for an entry of another file: it runs, with the
 // same settings, and calls the same ports.
 func (u *unit) keeps(st *Stage, env stage.Env) bool {
-	return !u.over() && u.Kind.Name == st.Kind.Name && reflect.DeepEqual(u.Process, st.Process) && reflect.DeepEqual(u.Settings, st.Settings) &&
+	return !u.over() && u.Kind.Name == st.Kind.Name &&
+		reflect.DeepEqual(u.Process, st.Process) && reflect.DeepEqual(u.Settings, st.Settings) &&
 		slices.Equal(u.env.Inputs, env.Inputs) && u.env.Output == env.Output
 }
 

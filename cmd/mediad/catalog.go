@@ -10,7 +10,6 @@ import (
 	"strings"
 
 	"github.com/hashicorp/go-hclog"
-	"github.com/mediad/mediad/core/rtmp"
 	"github.com/mediad/mediad/core/stage"
 	"github.com/mediad/mediad/pipeline"
 	"github.com/mediad/mediad/pipeline/plugin/host"
@@ -20,13 +19,13 @@ import (
 // catalog is a pipeline.Catalog.
 type catalog struct {
 	builtin []stage.Kind
-	log     hclog.Logger // of plugins that are asked what they are
+	log     hclog.Logger
 }
 
-// newCatalog returns the catalog for stages that meet their clients at server,
-// which may be nil when they are only to be described.
-func newCatalog(server *rtmp.Server, log hclog.Logger) catalog {
-	return catalog{builtin: kinds(server), log: log}
+// newCatalog returns the catalog to check a file and to describe kinds with. log
+// is that of plugins that are asked what they are.
+func newCatalog(log hclog.Logger) catalog {
+	return catalog{builtin: kinds(nil), log: log}
 }
 
 // BuiltIn implements pipeline.Catalog.

@@ -35,5 +35,5 @@ func fileFlag(cmd *cobra.Command) *string {
 
 // load reads and checks the file. To be checked a kind needs no server.
 func load(path string) (*pipeline.Graph, error) {
-	return pipeline.Load(path, newCatalog(nil, quiet()), os.LookupEnv)
+	return pipeline.Load(path, newCatalog(quiet()), os.LookupEnv)
 }

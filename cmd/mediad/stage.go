@@ -37,7 +37,7 @@ func stageListCommand(dir *string) *cobra.Command {
 		Short: "List the kinds of stages: built in and found, where each runs, its version",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			c := newCatalog(nil, quiet())
+			c := newCatalog(quiet())
 			found, err := c.plugins(*dir)
 			if err != nil {
 				return err
@@ -73,7 +73,7 @@ func stageDescribeCommand(dir *string) *cobra.Command {
 		Example: "  mediad stage describe reader-http\n  mediad stage describe ./plugins.d/reader-mine",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			k, err := newCatalog(nil, quiet()).find(cmd.Context(), *dir, args[0])
+			k, err := newCatalog(quiet()).find(cmd.Context(), *dir, args[0])
 			if err != nil {
 				return err
 			}

@@ -29,7 +29,7 @@ func stageConformCommand(dir *string) *cobra.Command {
 	cmd.Flags().StringVar(&o.missing, "missing", "missing", "of a reader: a name that is not there")
 	cmd.Flags().StringVar(&o.back, "back", "", `of a writer: the reader that reads what it wrote, as in "reader-disk root=..."`)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		o.dir, o.catalog, o.out = *dir, newCatalog(nil, quiet()), cmd.OutOrStdout()
+		o.dir, o.catalog, o.out = *dir, newCatalog(quiet()), cmd.OutOrStdout()
 		s, err := o.single(cmd.Context(), args)
 		if err != nil {
 			return err

@@ -43,7 +43,7 @@ NAME. A writer writes it to NAME.`,
 		if err != nil {
 			return err
 		}
-		c := newCatalog(nil, quiet())
+		c := newCatalog(quiet())
 		k, err := c.find(cmd.Context(), *dir, args[0])
 		if err != nil {
 			return err

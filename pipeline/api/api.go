@@ -251,7 +251,7 @@ type player interface{ App() string }
 func (a *api) explain(w http.ResponseWriter, r *http.Request) {
 	name := r.URL.Query().Get("name")
 	if err := media.CheckName(name); err != nil {
-		fail(w, http.StatusBadRequest, "%v: ask for /api/explain?name=APP/NAME, /api/tap?stage=PIPELINE/STAGE&name=NAME", err)
+		fail(w, http.StatusBadRequest, "%v: ask for /api/explain?name=APP/NAME", err)
 		return
 	}
 	var apps []string

@@ -241,6 +241,48 @@ func TestT72_ForeignRequests(t *testing.T) {
 	}
 }
 
+func TestReload(t *testing.T) {
+	problems := pipeline.Problems{{File: "f", Line: 3, Col: 5, Where: "vod/stream", Text: "no"}}
+	for name, test := range map[string]struct {
+		changes pipeline.Changes
+		err     error
+		change  func(*http.Request)
+		code    int
+		want    string
+	}{
+		"changed":        {changes: pipeline.Changes{File: "f", Kept: []string{"a/b"}}, code: http.StatusOK, want: `"a/b"`},
+		"wrong file":     {err: problems, code: http.StatusUnprocessableEntity, want: `"column": 5`},
+		"failed":         {err: errors.New("address is taken"), code: http.StatusConflict, want: "address is taken"},
+		"stopping":       {err: pipeline.ErrStopping, code: http.StatusServiceUnavailable, want: "stopping"},
+		"GET":            {change: func(r *http.Request) { r.Method = http.MethodGet }, code: http.StatusMethodNotAllowed, want: "only POST"},
+		"T72 far away":   {change: func(r *http.Request) { r.RemoteAddr = "192.0.2.1:5000" }, code: http.StatusForbidden, want: "192.0.2.1"},
+		"T72 far host":   {change: func(r *http.Request) { r.Host = "evil.example" }, code: http.StatusForbidden, want: "evil.example"},
+		"T72 far origin": {change: func(r *http.Request) { r.Header.Set("Origin", "http://evil.example") }, code: http.StatusForbidden, want: "evil.example"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			asked := false
+			for _, loopback := range []bool{true, false} {
+				h := newTest(func(o *Options) {
+					o.Loopback = loopback
+					o.Reload = func(context.Context) (pipeline.Changes, error) {
+						asked = true
+						return test.changes, test.err
+					}
+				})
+				code, body := get(h, "/api/reload", func(r *http.Request) {
+					r.Method, r.RemoteAddr = http.MethodPost, "127.0.0.1:5000"
+					if test.change != nil {
+						test.change(r)
+					}
+				})
+				if code != test.code || !strings.Contains(body, test.want) || asked != (test.change == nil) {
+					t.Errorf("loopback %v: %d %s", loopback, code, body)
+				}
+			}
+		})
+	}
+}
+
 func TestServe(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

@@ -19,6 +19,7 @@ import (
 	"github.com/mediad/mediad/core/stage"
 	pb "github.com/mediad/mediad/pipeline/plugin/proto"
 	"github.com/mediad/mediad/pipeline/plugin/wire"
+	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc"
 )
 
@@ -41,7 +42,7 @@ func Serve(kind stage.Kind) {
 		Output:     os.Stderr,
 		JSONFormat: true,
 	})
-	s := &served{kind: kind, log: log, ended: make(chan struct{})}
+	s := &served{kind: kind, log: log, ended: make(chan struct{}), metrics: prometheus.NewRegistry()}
 	s.ctx, s.stop = context.WithCancel(context.Background())
 	go s.untilAlone()
 	goplugin.Serve(&goplugin.ServeConfig{

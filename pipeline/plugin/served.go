@@ -23,6 +23,7 @@ import (
 	"google.golang.org/grpc/connectivity"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 )
 
 // served is the one stage of this process.
@@ -34,6 +35,8 @@ type served struct {
 	ctx   context.Context // of the stage's Serve; ended by stop
 	stop  context.CancelFunc
 	ended chan struct{} // closed when the stage's Serve has returned
+
+	metrics *prometheus.Registry
 
 	mu    sync.Mutex
 	made  stage.Stage
@@ -76,7 +79,7 @@ func (s *served) Make(ctx context.Context, req *pb.MakeRequest) (*pb.MakeReply, 
 	env := stage.Env{
 		Name:    req.Name,
 		Log:     s.log,
-		Metrics: prometheus.NewRegistry(),
+		Metrics: s.metrics,
 		Drain:   time.Duration(req.Drain),
 	}
 	if req.Daemon != "" {
@@ -166,6 +169,23 @@ func (s *served) serving() bool {
 func (s *served) Stop(context.Context, *pb.StopRequest) (*pb.StopReply, error) {
 	s.stop()
 	return &pb.StopReply{}, nil
+}
+
+// Metrics implements the call.
+func (s *served) Metrics(context.Context, *pb.MetricsRequest) (*pb.MetricsReply, error) {
+	families, err := s.metrics.Gather()
+	if err != nil {
+		return nil, err
+	}
+	reply := &pb.MetricsReply{}
+	for _, f := range families {
+		b, err := proto.Marshal(f)
+		if err != nil {
+			return nil, err
+		}
+		reply.Families = append(reply.Families, b)
+	}
+	return reply, nil
 }
 
 func (s *served) readers() []media.Reader {

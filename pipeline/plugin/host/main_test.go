@@ -62,8 +62,9 @@ var quick = limits{
 // testStage is a stage that is being served.
 type testStage struct {
 	*Stage
-	log  *logLines
-	stop func() error
+	log      *logLines
+	registry *prometheus.Registry
+	stop     func() error
 }
 
 // run serves a stage of the film plugin until the test ends.
@@ -87,7 +88,9 @@ func build(t *testing.T, b Binary, limits limits, env stage.Env, values map[stri
 		b.Path = filmPath
 	}
 	log := &logLines{}
-	env.Name, env.Metrics, env.Drain = "test/film", prometheus.NewRegistry(), time.Second
+	registry := prometheus.NewRegistry()
+	env.Metrics = prometheus.WrapRegistererWith(prometheus.Labels{"stage": "film"}, registry)
+	env.Name, env.Drain = "test/film", time.Second
 	env.Log = hclog.New(&hclog.LoggerOptions{Output: log, Level: hclog.Debug})
 	kind, err := newKind(t.Context(), b, limits, env.Log)
 	if err != nil {
@@ -101,7 +104,7 @@ func build(t *testing.T, b Binary, limits limits, env stage.Env, values map[stri
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &testStage{Stage: made.(*Stage), log: log}
+	return &testStage{Stage: made.(*Stage), log: log, registry: registry}
 }
 
 // logLines is the log of a stage.

@@ -95,7 +95,6 @@ func start(ctx context.Context, b Binary, limits limits, log hclog.Logger) (*pro
 		UnixSocketConfig: &goplugin.UnixSocketConfig{TempDir: folder},
 		GRPCDialOptions:  wire.DialOptions(),
 		Logger:           quiet{log, b.Name},
-		Stderr:           &p.run.tail,
 		SyncStdout:       prints,
 		SyncStderr:       prints,
 		RunnerFunc: func(_ hclog.Logger, spec *exec.Cmd, _ string) (goplugin_runner.Runner, error) {

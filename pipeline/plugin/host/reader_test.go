@@ -4,12 +4,14 @@ import (
 	"context"
 	"errors"
 	"io"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/mediad/mediad/core/media"
 	"github.com/mediad/mediad/core/stage"
 	"github.com/mediad/mediad/pipeline/stagetest"
+	"github.com/prometheus/client_golang/prometheus/testutil"
 )
 
 func TestReaderOverTheWire(t *testing.T) {
@@ -65,5 +67,21 @@ func TestHeaderIsKept(t *testing.T) {
 			t.Fatal("the header is another, but the configuration is the same")
 		}
 		h = b.Header()
+	}
+}
+
+func TestMetricsOverTheWire(t *testing.T) {
+	s := run(t, Binary{}, quick, stage.Env{}, nil)
+	open(t, s, "film")
+	want := `
+# HELP mediad_film_opens_total Opens.
+# TYPE mediad_film_opens_total counter
+mediad_film_opens_total{name="film",stage="film"} 1
+# HELP mediad_plugin_starts_total Starts of the plugin's process.
+# TYPE mediad_plugin_starts_total counter
+mediad_plugin_starts_total{stage="film"} 1
+`
+	if err := testutil.GatherAndCompare(s.registry, strings.NewReader(want), "mediad_film_opens_total", "mediad_plugin_starts_total"); err != nil {
+		t.Error(err)
 	}
 }

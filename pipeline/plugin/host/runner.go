@@ -27,8 +27,7 @@ type runner struct {
 	cmd    *exec.Cmd
 	life   *os.File // our end of its standard input; nil when it was not started
 	stdout handshake
-	stderr *os.File
-	tail   tail // what it said last on standard error
+	tail   tail // of its standard error
 
 	mu     sync.Mutex
 	killed bool
@@ -57,7 +56,7 @@ func (r *runner) Start(context.Context) error {
 	if err != nil {
 		return errors.Join(err, stdin.Close(), life.Close(), out.Close(), stdout.Close())
 	}
-	r.stdout.r, r.stderr = bufio.NewReaderSize(out, 4096), errs
+	r.stdout.r, r.tail.r, r.tail.ended = bufio.NewReaderSize(out, 4096), errs, make(chan struct{})
 	r.cmd.Stdin, r.cmd.Stdout, r.cmd.Stderr = stdin, stdout, stderr
 	err = r.start()
 	for _, theirs := range []*os.File{stdin, stdout, stderr} {
@@ -130,6 +129,11 @@ func (r *runner) release(patience time.Duration) {
 
 // last describes what the process said last, to end an error with; "" if it said nothing.
 func (r *runner) last() string {
+	select {
+	case <-r.exited:
+		<-r.tail.ended // soon, by the deadline of the pipe
+	default:
+	}
 	if said := r.tail.String(); said != "" {
 		return "; it said: " + said
 	}
@@ -162,7 +166,7 @@ func (r *runner) ID() string {
 func (r *runner) Stdout() io.ReadCloser { return io.NopCloser(&r.stdout) }
 
 // Stderr implements go-plugin's Runner.
-func (r *runner) Stderr() io.ReadCloser { return io.NopCloser(untilEnd{r.stderr}) }
+func (r *runner) Stderr() io.ReadCloser { return io.NopCloser(&r.tail) }
 
 // Name implements go-plugin's Runner.
 func (r *runner) Name() string { return r.cmd.Path }
@@ -178,17 +182,6 @@ func (r *runner) PluginToHost(network, addr string) (string, string, error) {
 // HostToPlugin implements go-plugin's Runner.
 func (r *runner) HostToPlugin(network, addr string) (string, string, error) {
 	return network, addr, nil
-}
-
-// untilEnd ends at any error.
-type untilEnd struct{ r io.Reader }
-
-func (u untilEnd) Read(p []byte) (int, error) {
-	n, err := u.r.Read(p)
-	if err != nil {
-		err = io.EOF
-	}
-	return n, err
 }
 
 // handshake reads the one line that a plugin prints and passes it on. Whatever comes after
@@ -246,9 +239,12 @@ func shorten(s string, n int) string {
 	return s
 }
 
-// tail keeps the last lines that were written to it, or those from a panic on.
+// tail reads standard error and keeps the last lines, or those from a panic on.
 // Lines of the log are left out: they are in the log.
 type tail struct {
+	r     *os.File
+	ended chan struct{} // closed at the end
+
 	mu    sync.Mutex
 	part  []byte
 	lines []string
@@ -257,7 +253,19 @@ type tail struct {
 
 const tailLines = 3
 
-func (t *tail) Write(p []byte) (int, error) {
+// Read ends at any error.
+func (t *tail) Read(p []byte) (int, error) {
+	n, err := t.r.Read(p)
+	t.keep(p[:n])
+	if err != nil {
+		t.keep([]byte{'\n'})
+		close(t.ended)
+		err = io.EOF
+	}
+	return n, err
+}
+
+func (t *tail) keep(p []byte) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for _, c := range p {
@@ -270,7 +278,6 @@ func (t *tail) Write(p []byte) (int, error) {
 		t.add(strings.TrimSpace(string(t.part)))
 		t.part = t.part[:0]
 	}
-	return len(p), nil
 }
 
 func (t *tail) add(line string) {

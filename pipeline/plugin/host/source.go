@@ -153,7 +153,7 @@ func (s *source) resume(ctx context.Context) (*media.Batch, error) {
 	if gap {
 		s.skips++
 	}
-	s.stage.resumes.Inc()
+	s.stage.metrics.resumes.Inc()
 	s.stage.log.Info("source resumed in a new process", "name", s.info.Name, "after", s.at.last.dts, "gap", gap, "reason", s.broken)
 	s.broken = nil
 	return b, nil

@@ -15,7 +15,6 @@ import (
 	"github.com/mediad/mediad/core/stage"
 	pb "github.com/mediad/mediad/pipeline/plugin/proto"
 	"github.com/mediad/mediad/pipeline/plugin/wire"
-	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc"
 )
 
@@ -27,9 +26,7 @@ type Stage struct {
 	env      stage.Env
 	settings map[string]*pb.Value
 	log      hclog.Logger
-
-	starts, resumes prometheus.Counter
-	failures        prometheus.Counter
+	metrics  metrics
 
 	mu      sync.Mutex
 	current *process // nil while there is none
@@ -41,38 +38,21 @@ type Stage struct {
 }
 
 func newStage(b Binary, limits limits, env stage.Env, settings map[string]*pb.Value) (*Stage, error) {
-	counter := func(name, help string) prometheus.Counter {
-		return prometheus.NewCounter(prometheus.CounterOpts{Name: "mediad_plugin_" + name, Help: help})
-	}
 	s := &Stage{
 		binary:   b,
 		limits:   limits,
 		env:      env,
 		settings: settings,
 		log:      env.Log,
-		starts:   counter("starts_total", "Starts of the plugin's process."),
-		failures: counter("failures_total", "Times that the plugin's process failed, whatever the reason."),
-		resumes:  counter("resumes_total", "Sources that went on in a new process where they were in the old."),
+		metrics:  newMetrics(),
 		changed:  make(chan struct{}),
 	}
-	memory := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-		Name: "mediad_plugin_memory_bytes", Help: "Resident memory of the plugin's process."}, s.memory)
-	for _, c := range []prometheus.Collector{s.starts, s.failures, s.resumes, memory} {
+	for _, c := range s.collectors() {
 		if err := env.Metrics.Register(c); err != nil {
 			return nil, fmt.Errorf("metrics: %w", err)
 		}
 	}
 	return s, nil
-}
-
-// memory is the resident set of the process, 0 while there is none.
-func (s *Stage) memory() float64 {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.current == nil {
-		return 0
-	}
-	return float64(resident(s.current.run.pid()))
 }
 
 // Serve runs the plugin until ctx ends. A plugin that fails is started again, but
@@ -89,7 +69,7 @@ func (s *Stage) Serve(ctx context.Context) error {
 			}
 			return err
 		}
-		s.failures.Inc()
+		s.metrics.failures.Inc()
 		now := time.Now()
 		failed = append(failed, now)
 		for now.Sub(failed[0]) > s.limits.window {
@@ -120,7 +100,7 @@ func (s *Stage) runOnce(ctx context.Context) error {
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
-	s.starts.Inc()
+	s.metrics.starts.Inc()
 	p, err := start(ctx, s.binary, s.limits, s.log)
 	if err != nil {
 		return err

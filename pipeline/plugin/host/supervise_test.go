@@ -128,7 +128,7 @@ func TestT36_KilledBetweenReads(t *testing.T) {
 		kill(t, s)
 		readOn(t, src, read, film.Batches(10, 64<<10))
 	}
-	if n := testutil.ToFloat64(s.resumes); n != 8 {
+	if n := testutil.ToFloat64(s.metrics.resumes); n != 8 {
 		t.Errorf("%v sources were resumed, want 8", n)
 	}
 }
@@ -141,8 +141,11 @@ func TestT36_ManyReadWhileItCrashes(t *testing.T) {
 	s := run(t, Binary{}, patient, stage.Env{}, large)
 	want := frames(film.Batches(10, 64<<10))
 	var readers sync.WaitGroup
-	for i := range 8 {
-		src := open(t, s, "film")
+	var sources []media.Source
+	for range 8 {
+		sources = append(sources, open(t, s, "film"))
+	}
+	for i, src := range sources {
 		readers.Go(func() {
 			var read []*media.Batch
 			for {
@@ -165,7 +168,7 @@ func TestT36_ManyReadWhileItCrashes(t *testing.T) {
 		})
 	}
 	readers.Wait()
-	if n := testutil.ToFloat64(s.starts); n != 4 {
+	if n := testutil.ToFloat64(s.metrics.starts); n != 4 {
 		t.Errorf("%v starts, want 4", n)
 	}
 }

@@ -148,7 +148,7 @@ func (r *recorder) isClosed() bool {
 // TestNeighbours runs a plugin between a reader and a writer of the daemon.
 func TestNeighbours(t *testing.T) {
 	settings := film.Kind().Settings()
-	input, err := film.Kind().New(stage.Env{Log: hclog.NewNullLogger()}, settings)
+	input, err := film.Kind().New(stage.Env{Log: hclog.NewNullLogger(), Metrics: prometheus.NewRegistry()}, settings)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -191,7 +191,7 @@ func (x Error_Is) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Error_Is.Descriptor instead.
 func (Error_Is) EnumDescriptor() ([]byte, []int) {
-	return file_stage_proto_rawDescGZIP(), []int{30, 0}
+	return file_stage_proto_rawDescGZIP(), []int{32, 0}
 }
 
 type DescribeRequest struct {
@@ -769,6 +769,88 @@ func (*StopReply) Descriptor() ([]byte, []int) {
 	return file_stage_proto_rawDescGZIP(), []int{10}
 }
 
+type MetricsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MetricsRequest) Reset() {
+	*x = MetricsRequest{}
+	mi := &file_stage_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MetricsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MetricsRequest) ProtoMessage() {}
+
+func (x *MetricsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_stage_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MetricsRequest.ProtoReflect.Descriptor instead.
+func (*MetricsRequest) Descriptor() ([]byte, []int) {
+	return file_stage_proto_rawDescGZIP(), []int{11}
+}
+
+type MetricsReply struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Messages io.prometheus.client.MetricFamily. Those whose names do not begin with
+	// "mediad_" are dropped; the labels pipeline and stage are added by the daemon.
+	Families      [][]byte `protobuf:"bytes,1,rep,name=families,proto3" json:"families,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MetricsReply) Reset() {
+	*x = MetricsReply{}
+	mi := &file_stage_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MetricsReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MetricsReply) ProtoMessage() {}
+
+func (x *MetricsReply) ProtoReflect() protoreflect.Message {
+	mi := &file_stage_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MetricsReply.ProtoReflect.Descriptor instead.
+func (*MetricsReply) Descriptor() ([]byte, []int) {
+	return file_stage_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *MetricsReply) GetFamilies() [][]byte {
+	if x != nil {
+		return x.Families
+	}
+	return nil
+}
+
 type OpenRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"` // checked: no "..", no leading slash
@@ -784,7 +866,7 @@ type OpenRequest struct {
 
 func (x *OpenRequest) Reset() {
 	*x = OpenRequest{}
-	mi := &file_stage_proto_msgTypes[11]
+	mi := &file_stage_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -796,7 +878,7 @@ func (x *OpenRequest) String() string {
 func (*OpenRequest) ProtoMessage() {}
 
 func (x *OpenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_stage_proto_msgTypes[11]
+	mi := &file_stage_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -809,7 +891,7 @@ func (x *OpenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpenRequest.ProtoReflect.Descriptor instead.
 func (*OpenRequest) Descriptor() ([]byte, []int) {
-	return file_stage_proto_rawDescGZIP(), []int{11}
+	return file_stage_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *OpenRequest) GetName() string {
@@ -860,7 +942,7 @@ type OpenReply struct {
 
 func (x *OpenReply) Reset() {
 	*x = OpenReply{}
-	mi := &file_stage_proto_msgTypes[12]
+	mi := &file_stage_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -872,7 +954,7 @@ func (x *OpenReply) String() string {
 func (*OpenReply) ProtoMessage() {}
 
 func (x *OpenReply) ProtoReflect() protoreflect.Message {
-	mi := &file_stage_proto_msgTypes[12]
+	mi := &file_stage_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -885,7 +967,7 @@ func (x *OpenReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpenReply.ProtoReflect.Descriptor instead.
 func (*OpenReply) Descriptor() ([]byte, []int) {
-	return file_stage_proto_rawDescGZIP(), []int{12}
+	return file_stage_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *OpenReply) GetWhat() isOpenReply_What {
@@ -946,7 +1028,7 @@ type Info struct {
 
 func (x *Info) Reset() {
 	*x = Info{}
-	mi := &file_stage_proto_msgTypes[13]
+	mi := &file_stage_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -958,7 +1040,7 @@ func (x *Info) String() string {
 func (*Info) ProtoMessage() {}
 
 func (x *Info) ProtoReflect() protoreflect.Message {
-	mi := &file_stage_proto_msgTypes[13]
+	mi := &file_stage_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -971,7 +1053,7 @@ func (x *Info) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Info.ProtoReflect.Descriptor instead.
 func (*Info) Descriptor() ([]byte, []int) {
-	return file_stage_proto_rawDescGZIP(), []int{13}
+	return file_stage_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Info) GetName() string {
@@ -1040,7 +1122,7 @@ type Batch struct {
 
 func (x *Batch) Reset() {
 	*x = Batch{}
-	mi := &file_stage_proto_msgTypes[14]
+	mi := &file_stage_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1052,7 +1134,7 @@ func (x *Batch) String() string {
 func (*Batch) ProtoMessage() {}
 
 func (x *Batch) ProtoReflect() protoreflect.Message {
-	mi := &file_stage_proto_msgTypes[14]
+	mi := &file_stage_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1065,7 +1147,7 @@ func (x *Batch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Batch.ProtoReflect.Descriptor instead.
 func (*Batch) Descriptor() ([]byte, []int) {
-	return file_stage_proto_rawDescGZIP(), []int{14}
+	return file_stage_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Batch) GetHeader() *Header {
@@ -1128,7 +1210,7 @@ type Header struct {
 
 func (x *Header) Reset() {
 	*x = Header{}
-	mi := &file_stage_proto_msgTypes[15]
+	mi := &file_stage_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1140,7 +1222,7 @@ func (x *Header) String() string {
 func (*Header) ProtoMessage() {}
 
 func (x *Header) ProtoReflect() protoreflect.Message {
-	mi := &file_stage_proto_msgTypes[15]
+	mi := &file_stage_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1153,7 +1235,7 @@ func (x *Header) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Header.ProtoReflect.Descriptor instead.
 func (*Header) Descriptor() ([]byte, []int) {
-	return file_stage_proto_rawDescGZIP(), []int{15}
+	return file_stage_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Header) GetMeta() []byte {
@@ -1187,7 +1269,7 @@ type Format struct {
 
 func (x *Format) Reset() {
 	*x = Format{}
-	mi := &file_stage_proto_msgTypes[16]
+	mi := &file_stage_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1199,7 +1281,7 @@ func (x *Format) String() string {
 func (*Format) ProtoMessage() {}
 
 func (x *Format) ProtoReflect() protoreflect.Message {
-	mi := &file_stage_proto_msgTypes[16]
+	mi := &file_stage_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1212,7 +1294,7 @@ func (x *Format) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Format.ProtoReflect.Descriptor instead.
 func (*Format) Descriptor() ([]byte, []int) {
-	return file_stage_proto_rawDescGZIP(), []int{16}
+	return file_stage_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Format) GetCodec() string {
@@ -1240,7 +1322,7 @@ type Clock struct {
 
 func (x *Clock) Reset() {
 	*x = Clock{}
-	mi := &file_stage_proto_msgTypes[17]
+	mi := &file_stage_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1252,7 +1334,7 @@ func (x *Clock) String() string {
 func (*Clock) ProtoMessage() {}
 
 func (x *Clock) ProtoReflect() protoreflect.Message {
-	mi := &file_stage_proto_msgTypes[17]
+	mi := &file_stage_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1265,7 +1347,7 @@ func (x *Clock) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Clock.ProtoReflect.Descriptor instead.
 func (*Clock) Descriptor() ([]byte, []int) {
-	return file_stage_proto_rawDescGZIP(), []int{17}
+	return file_stage_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Clock) GetAudio() int64 {
@@ -1304,7 +1386,7 @@ type Frame struct {
 
 func (x *Frame) Reset() {
 	*x = Frame{}
-	mi := &file_stage_proto_msgTypes[18]
+	mi := &file_stage_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1316,7 +1398,7 @@ func (x *Frame) String() string {
 func (*Frame) ProtoMessage() {}
 
 func (x *Frame) ProtoReflect() protoreflect.Message {
-	mi := &file_stage_proto_msgTypes[18]
+	mi := &file_stage_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1329,7 +1411,7 @@ func (x *Frame) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Frame.ProtoReflect.Descriptor instead.
 func (*Frame) Descriptor() ([]byte, []int) {
-	return file_stage_proto_rawDescGZIP(), []int{18}
+	return file_stage_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Frame) GetTrack() uint32 {
@@ -1378,7 +1460,7 @@ type CostReply struct {
 
 func (x *CostReply) Reset() {
 	*x = CostReply{}
-	mi := &file_stage_proto_msgTypes[19]
+	mi := &file_stage_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1390,7 +1472,7 @@ func (x *CostReply) String() string {
 func (*CostReply) ProtoMessage() {}
 
 func (x *CostReply) ProtoReflect() protoreflect.Message {
-	mi := &file_stage_proto_msgTypes[19]
+	mi := &file_stage_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1403,7 +1485,7 @@ func (x *CostReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CostReply.ProtoReflect.Descriptor instead.
 func (*CostReply) Descriptor() ([]byte, []int) {
-	return file_stage_proto_rawDescGZIP(), []int{19}
+	return file_stage_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *CostReply) GetPlace() string {
@@ -1436,7 +1518,7 @@ type ExplainReply struct {
 
 func (x *ExplainReply) Reset() {
 	*x = ExplainReply{}
-	mi := &file_stage_proto_msgTypes[20]
+	mi := &file_stage_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1448,7 +1530,7 @@ func (x *ExplainReply) String() string {
 func (*ExplainReply) ProtoMessage() {}
 
 func (x *ExplainReply) ProtoReflect() protoreflect.Message {
-	mi := &file_stage_proto_msgTypes[20]
+	mi := &file_stage_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1461,7 +1543,7 @@ func (x *ExplainReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainReply.ProtoReflect.Descriptor instead.
 func (*ExplainReply) Descriptor() ([]byte, []int) {
-	return file_stage_proto_rawDescGZIP(), []int{20}
+	return file_stage_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ExplainReply) GetCandidates() []*Candidate {
@@ -1484,7 +1566,7 @@ type Candidate struct {
 
 func (x *Candidate) Reset() {
 	*x = Candidate{}
-	mi := &file_stage_proto_msgTypes[21]
+	mi := &file_stage_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1496,7 +1578,7 @@ func (x *Candidate) String() string {
 func (*Candidate) ProtoMessage() {}
 
 func (x *Candidate) ProtoReflect() protoreflect.Message {
-	mi := &file_stage_proto_msgTypes[21]
+	mi := &file_stage_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1509,7 +1591,7 @@ func (x *Candidate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Candidate.ProtoReflect.Descriptor instead.
 func (*Candidate) Descriptor() ([]byte, []int) {
-	return file_stage_proto_rawDescGZIP(), []int{21}
+	return file_stage_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Candidate) GetSource() string {
@@ -1556,7 +1638,7 @@ type WatchRequest struct {
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_stage_proto_msgTypes[22]
+	mi := &file_stage_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1568,7 +1650,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_stage_proto_msgTypes[22]
+	mi := &file_stage_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1581,7 +1663,7 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_stage_proto_rawDescGZIP(), []int{22}
+	return file_stage_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *WatchRequest) GetInput() uint32 {
@@ -1600,7 +1682,7 @@ type WatchReply struct {
 
 func (x *WatchReply) Reset() {
 	*x = WatchReply{}
-	mi := &file_stage_proto_msgTypes[23]
+	mi := &file_stage_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1612,7 +1694,7 @@ func (x *WatchReply) String() string {
 func (*WatchReply) ProtoMessage() {}
 
 func (x *WatchReply) ProtoReflect() protoreflect.Message {
-	mi := &file_stage_proto_msgTypes[23]
+	mi := &file_stage_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1625,7 +1707,7 @@ func (x *WatchReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchReply.ProtoReflect.Descriptor instead.
 func (*WatchReply) Descriptor() ([]byte, []int) {
-	return file_stage_proto_rawDescGZIP(), []int{23}
+	return file_stage_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *WatchReply) GetNames() []string {
@@ -1649,7 +1731,7 @@ type CreateRequest struct {
 
 func (x *CreateRequest) Reset() {
 	*x = CreateRequest{}
-	mi := &file_stage_proto_msgTypes[24]
+	mi := &file_stage_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1661,7 +1743,7 @@ func (x *CreateRequest) String() string {
 func (*CreateRequest) ProtoMessage() {}
 
 func (x *CreateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_stage_proto_msgTypes[24]
+	mi := &file_stage_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1674,7 +1756,7 @@ func (x *CreateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateRequest.ProtoReflect.Descriptor instead.
 func (*CreateRequest) Descriptor() ([]byte, []int) {
-	return file_stage_proto_rawDescGZIP(), []int{24}
+	return file_stage_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *CreateRequest) GetWhat() isCreateRequest_What {
@@ -1746,7 +1828,7 @@ type Create struct {
 
 func (x *Create) Reset() {
 	*x = Create{}
-	mi := &file_stage_proto_msgTypes[25]
+	mi := &file_stage_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1758,7 +1840,7 @@ func (x *Create) String() string {
 func (*Create) ProtoMessage() {}
 
 func (x *Create) ProtoReflect() protoreflect.Message {
-	mi := &file_stage_proto_msgTypes[25]
+	mi := &file_stage_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1771,7 +1853,7 @@ func (x *Create) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Create.ProtoReflect.Descriptor instead.
 func (*Create) Descriptor() ([]byte, []int) {
-	return file_stage_proto_rawDescGZIP(), []int{25}
+	return file_stage_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Create) GetName() string {
@@ -1817,7 +1899,7 @@ type Close struct {
 
 func (x *Close) Reset() {
 	*x = Close{}
-	mi := &file_stage_proto_msgTypes[26]
+	mi := &file_stage_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1829,7 +1911,7 @@ func (x *Close) String() string {
 func (*Close) ProtoMessage() {}
 
 func (x *Close) ProtoReflect() protoreflect.Message {
-	mi := &file_stage_proto_msgTypes[26]
+	mi := &file_stage_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1842,7 +1924,7 @@ func (x *Close) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Close.ProtoReflect.Descriptor instead.
 func (*Close) Descriptor() ([]byte, []int) {
-	return file_stage_proto_rawDescGZIP(), []int{26}
+	return file_stage_proto_rawDescGZIP(), []int{28}
 }
 
 type CreateReply struct {
@@ -1859,7 +1941,7 @@ type CreateReply struct {
 
 func (x *CreateReply) Reset() {
 	*x = CreateReply{}
-	mi := &file_stage_proto_msgTypes[27]
+	mi := &file_stage_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1871,7 +1953,7 @@ func (x *CreateReply) String() string {
 func (*CreateReply) ProtoMessage() {}
 
 func (x *CreateReply) ProtoReflect() protoreflect.Message {
-	mi := &file_stage_proto_msgTypes[27]
+	mi := &file_stage_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1884,7 +1966,7 @@ func (x *CreateReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateReply.ProtoReflect.Descriptor instead.
 func (*CreateReply) Descriptor() ([]byte, []int) {
-	return file_stage_proto_rawDescGZIP(), []int{27}
+	return file_stage_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *CreateReply) GetWhat() isCreateReply_What {
@@ -1953,7 +2035,7 @@ type Created struct {
 
 func (x *Created) Reset() {
 	*x = Created{}
-	mi := &file_stage_proto_msgTypes[28]
+	mi := &file_stage_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1965,7 +2047,7 @@ func (x *Created) String() string {
 func (*Created) ProtoMessage() {}
 
 func (x *Created) ProtoReflect() protoreflect.Message {
-	mi := &file_stage_proto_msgTypes[28]
+	mi := &file_stage_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1978,7 +2060,7 @@ func (x *Created) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Created.ProtoReflect.Descriptor instead.
 func (*Created) Descriptor() ([]byte, []int) {
-	return file_stage_proto_rawDescGZIP(), []int{28}
+	return file_stage_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Created) GetResume() int64 {
@@ -1996,7 +2078,7 @@ type Written struct {
 
 func (x *Written) Reset() {
 	*x = Written{}
-	mi := &file_stage_proto_msgTypes[29]
+	mi := &file_stage_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2008,7 +2090,7 @@ func (x *Written) String() string {
 func (*Written) ProtoMessage() {}
 
 func (x *Written) ProtoReflect() protoreflect.Message {
-	mi := &file_stage_proto_msgTypes[29]
+	mi := &file_stage_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2021,7 +2103,7 @@ func (x *Written) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Written.ProtoReflect.Descriptor instead.
 func (*Written) Descriptor() ([]byte, []int) {
-	return file_stage_proto_rawDescGZIP(), []int{29}
+	return file_stage_proto_rawDescGZIP(), []int{31}
 }
 
 // Error says what is wrong more exactly than a status code can.
@@ -2037,7 +2119,7 @@ type Error struct {
 
 func (x *Error) Reset() {
 	*x = Error{}
-	mi := &file_stage_proto_msgTypes[30]
+	mi := &file_stage_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2049,7 +2131,7 @@ func (x *Error) String() string {
 func (*Error) ProtoMessage() {}
 
 func (x *Error) ProtoReflect() protoreflect.Message {
-	mi := &file_stage_proto_msgTypes[30]
+	mi := &file_stage_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2062,7 +2144,7 @@ func (x *Error) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Error.ProtoReflect.Descriptor instead.
 func (*Error) Descriptor() ([]byte, []int) {
-	return file_stage_proto_rawDescGZIP(), []int{30}
+	return file_stage_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *Error) GetIs() Error_Is {
@@ -2133,7 +2215,10 @@ const file_stage_proto_rawDesc = "" +
 	"\n" +
 	"ServeReply\"\r\n" +
 	"\vStopRequest\"\v\n" +
-	"\tStopReply\"\x8d\x01\n" +
+	"\tStopReply\"\x10\n" +
+	"\x0eMetricsRequest\"*\n" +
+	"\fMetricsReply\x12\x1a\n" +
+	"\bfamilies\x18\x01 \x03(\fR\bfamilies\"\x8d\x01\n" +
 	"\vOpenRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04from\x18\x02 \x01(\x12R\x04from\x12\x1b\n" +
@@ -2245,12 +2330,13 @@ const file_stage_proto_rawDesc = "" +
 	"\tNEED_NONE\x10\x00\x12\f\n" +
 	"\bNEED_ONE\x10\x01\x12\r\n" +
 	"\tNEED_SOME\x10\x02\x12\f\n" +
-	"\bNEED_ANY\x10\x032\x9d\x02\n" +
+	"\bNEED_ANY\x10\x032\xea\x02\n" +
 	"\x05Stage\x12E\n" +
 	"\bDescribe\x12!.mediad.plugin.v1.DescribeRequest\x1a\x16.mediad.plugin.v1.Kind\x12B\n" +
 	"\x04Make\x12\x1d.mediad.plugin.v1.MakeRequest\x1a\x1b.mediad.plugin.v1.MakeReply\x12E\n" +
 	"\x05Serve\x12\x1e.mediad.plugin.v1.ServeRequest\x1a\x1c.mediad.plugin.v1.ServeReply\x12B\n" +
-	"\x04Stop\x12\x1d.mediad.plugin.v1.StopRequest\x1a\x1b.mediad.plugin.v1.StopReply2\xa5\x02\n" +
+	"\x04Stop\x12\x1d.mediad.plugin.v1.StopRequest\x1a\x1b.mediad.plugin.v1.StopReply\x12K\n" +
+	"\aMetrics\x12 .mediad.plugin.v1.MetricsRequest\x1a\x1e.mediad.plugin.v1.MetricsReply2\xa5\x02\n" +
 	"\x06Reader\x12D\n" +
 	"\x04Open\x12\x1d.mediad.plugin.v1.OpenRequest\x1a\x1b.mediad.plugin.v1.OpenReply0\x01\x12B\n" +
 	"\x04Cost\x12\x1d.mediad.plugin.v1.OpenRequest\x1a\x1b.mediad.plugin.v1.CostReply\x12H\n" +
@@ -2272,7 +2358,7 @@ func file_stage_proto_rawDescGZIP() []byte {
 }
 
 var file_stage_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_stage_proto_msgTypes = make([]protoimpl.MessageInfo, 32)
+var file_stage_proto_msgTypes = make([]protoimpl.MessageInfo, 34)
 var file_stage_proto_goTypes = []any{
 	(Need)(0),               // 0: mediad.plugin.v1.Need
 	(Error_Is)(0),           // 1: mediad.plugin.v1.Error.Is
@@ -2287,71 +2373,75 @@ var file_stage_proto_goTypes = []any{
 	(*ServeReply)(nil),      // 10: mediad.plugin.v1.ServeReply
 	(*StopRequest)(nil),     // 11: mediad.plugin.v1.StopRequest
 	(*StopReply)(nil),       // 12: mediad.plugin.v1.StopReply
-	(*OpenRequest)(nil),     // 13: mediad.plugin.v1.OpenRequest
-	(*OpenReply)(nil),       // 14: mediad.plugin.v1.OpenReply
-	(*Info)(nil),            // 15: mediad.plugin.v1.Info
-	(*Batch)(nil),           // 16: mediad.plugin.v1.Batch
-	(*Header)(nil),          // 17: mediad.plugin.v1.Header
-	(*Format)(nil),          // 18: mediad.plugin.v1.Format
-	(*Clock)(nil),           // 19: mediad.plugin.v1.Clock
-	(*Frame)(nil),           // 20: mediad.plugin.v1.Frame
-	(*CostReply)(nil),       // 21: mediad.plugin.v1.CostReply
-	(*ExplainReply)(nil),    // 22: mediad.plugin.v1.ExplainReply
-	(*Candidate)(nil),       // 23: mediad.plugin.v1.Candidate
-	(*WatchRequest)(nil),    // 24: mediad.plugin.v1.WatchRequest
-	(*WatchReply)(nil),      // 25: mediad.plugin.v1.WatchReply
-	(*CreateRequest)(nil),   // 26: mediad.plugin.v1.CreateRequest
-	(*Create)(nil),          // 27: mediad.plugin.v1.Create
-	(*Close)(nil),           // 28: mediad.plugin.v1.Close
-	(*CreateReply)(nil),     // 29: mediad.plugin.v1.CreateReply
-	(*Created)(nil),         // 30: mediad.plugin.v1.Created
-	(*Written)(nil),         // 31: mediad.plugin.v1.Written
-	(*Error)(nil),           // 32: mediad.plugin.v1.Error
-	nil,                     // 33: mediad.plugin.v1.MakeRequest.SettingsEntry
+	(*MetricsRequest)(nil),  // 13: mediad.plugin.v1.MetricsRequest
+	(*MetricsReply)(nil),    // 14: mediad.plugin.v1.MetricsReply
+	(*OpenRequest)(nil),     // 15: mediad.plugin.v1.OpenRequest
+	(*OpenReply)(nil),       // 16: mediad.plugin.v1.OpenReply
+	(*Info)(nil),            // 17: mediad.plugin.v1.Info
+	(*Batch)(nil),           // 18: mediad.plugin.v1.Batch
+	(*Header)(nil),          // 19: mediad.plugin.v1.Header
+	(*Format)(nil),          // 20: mediad.plugin.v1.Format
+	(*Clock)(nil),           // 21: mediad.plugin.v1.Clock
+	(*Frame)(nil),           // 22: mediad.plugin.v1.Frame
+	(*CostReply)(nil),       // 23: mediad.plugin.v1.CostReply
+	(*ExplainReply)(nil),    // 24: mediad.plugin.v1.ExplainReply
+	(*Candidate)(nil),       // 25: mediad.plugin.v1.Candidate
+	(*WatchRequest)(nil),    // 26: mediad.plugin.v1.WatchRequest
+	(*WatchReply)(nil),      // 27: mediad.plugin.v1.WatchReply
+	(*CreateRequest)(nil),   // 28: mediad.plugin.v1.CreateRequest
+	(*Create)(nil),          // 29: mediad.plugin.v1.Create
+	(*Close)(nil),           // 30: mediad.plugin.v1.Close
+	(*CreateReply)(nil),     // 31: mediad.plugin.v1.CreateReply
+	(*Created)(nil),         // 32: mediad.plugin.v1.Created
+	(*Written)(nil),         // 33: mediad.plugin.v1.Written
+	(*Error)(nil),           // 34: mediad.plugin.v1.Error
+	nil,                     // 35: mediad.plugin.v1.MakeRequest.SettingsEntry
 }
 var file_stage_proto_depIdxs = []int32{
 	4,  // 0: mediad.plugin.v1.Kind.settings:type_name -> mediad.plugin.v1.Setting
 	5,  // 1: mediad.plugin.v1.Kind.ports:type_name -> mediad.plugin.v1.Ports
 	0,  // 2: mediad.plugin.v1.Ports.needs_reader:type_name -> mediad.plugin.v1.Need
-	33, // 3: mediad.plugin.v1.MakeRequest.settings:type_name -> mediad.plugin.v1.MakeRequest.SettingsEntry
-	15, // 4: mediad.plugin.v1.OpenReply.opened:type_name -> mediad.plugin.v1.Info
-	16, // 5: mediad.plugin.v1.OpenReply.batch:type_name -> mediad.plugin.v1.Batch
-	17, // 6: mediad.plugin.v1.Batch.header:type_name -> mediad.plugin.v1.Header
-	19, // 7: mediad.plugin.v1.Batch.prev:type_name -> mediad.plugin.v1.Clock
-	20, // 8: mediad.plugin.v1.Batch.frames:type_name -> mediad.plugin.v1.Frame
-	18, // 9: mediad.plugin.v1.Header.video:type_name -> mediad.plugin.v1.Format
-	18, // 10: mediad.plugin.v1.Header.audio:type_name -> mediad.plugin.v1.Format
-	23, // 11: mediad.plugin.v1.ExplainReply.candidates:type_name -> mediad.plugin.v1.Candidate
-	21, // 12: mediad.plugin.v1.Candidate.cost:type_name -> mediad.plugin.v1.CostReply
-	27, // 13: mediad.plugin.v1.CreateRequest.create:type_name -> mediad.plugin.v1.Create
-	16, // 14: mediad.plugin.v1.CreateRequest.batch:type_name -> mediad.plugin.v1.Batch
-	28, // 15: mediad.plugin.v1.CreateRequest.close:type_name -> mediad.plugin.v1.Close
-	15, // 16: mediad.plugin.v1.Create.info:type_name -> mediad.plugin.v1.Info
-	30, // 17: mediad.plugin.v1.CreateReply.created:type_name -> mediad.plugin.v1.Created
-	31, // 18: mediad.plugin.v1.CreateReply.written:type_name -> mediad.plugin.v1.Written
-	32, // 19: mediad.plugin.v1.CreateReply.lost:type_name -> mediad.plugin.v1.Error
+	35, // 3: mediad.plugin.v1.MakeRequest.settings:type_name -> mediad.plugin.v1.MakeRequest.SettingsEntry
+	17, // 4: mediad.plugin.v1.OpenReply.opened:type_name -> mediad.plugin.v1.Info
+	18, // 5: mediad.plugin.v1.OpenReply.batch:type_name -> mediad.plugin.v1.Batch
+	19, // 6: mediad.plugin.v1.Batch.header:type_name -> mediad.plugin.v1.Header
+	21, // 7: mediad.plugin.v1.Batch.prev:type_name -> mediad.plugin.v1.Clock
+	22, // 8: mediad.plugin.v1.Batch.frames:type_name -> mediad.plugin.v1.Frame
+	20, // 9: mediad.plugin.v1.Header.video:type_name -> mediad.plugin.v1.Format
+	20, // 10: mediad.plugin.v1.Header.audio:type_name -> mediad.plugin.v1.Format
+	25, // 11: mediad.plugin.v1.ExplainReply.candidates:type_name -> mediad.plugin.v1.Candidate
+	23, // 12: mediad.plugin.v1.Candidate.cost:type_name -> mediad.plugin.v1.CostReply
+	29, // 13: mediad.plugin.v1.CreateRequest.create:type_name -> mediad.plugin.v1.Create
+	18, // 14: mediad.plugin.v1.CreateRequest.batch:type_name -> mediad.plugin.v1.Batch
+	30, // 15: mediad.plugin.v1.CreateRequest.close:type_name -> mediad.plugin.v1.Close
+	17, // 16: mediad.plugin.v1.Create.info:type_name -> mediad.plugin.v1.Info
+	32, // 17: mediad.plugin.v1.CreateReply.created:type_name -> mediad.plugin.v1.Created
+	33, // 18: mediad.plugin.v1.CreateReply.written:type_name -> mediad.plugin.v1.Written
+	34, // 19: mediad.plugin.v1.CreateReply.lost:type_name -> mediad.plugin.v1.Error
 	1,  // 20: mediad.plugin.v1.Error.is:type_name -> mediad.plugin.v1.Error.Is
 	7,  // 21: mediad.plugin.v1.MakeRequest.SettingsEntry.value:type_name -> mediad.plugin.v1.Value
 	2,  // 22: mediad.plugin.v1.Stage.Describe:input_type -> mediad.plugin.v1.DescribeRequest
 	6,  // 23: mediad.plugin.v1.Stage.Make:input_type -> mediad.plugin.v1.MakeRequest
 	9,  // 24: mediad.plugin.v1.Stage.Serve:input_type -> mediad.plugin.v1.ServeRequest
 	11, // 25: mediad.plugin.v1.Stage.Stop:input_type -> mediad.plugin.v1.StopRequest
-	13, // 26: mediad.plugin.v1.Reader.Open:input_type -> mediad.plugin.v1.OpenRequest
-	13, // 27: mediad.plugin.v1.Reader.Cost:input_type -> mediad.plugin.v1.OpenRequest
-	13, // 28: mediad.plugin.v1.Reader.Explain:input_type -> mediad.plugin.v1.OpenRequest
-	24, // 29: mediad.plugin.v1.Reader.Watch:input_type -> mediad.plugin.v1.WatchRequest
-	26, // 30: mediad.plugin.v1.Writer.Create:input_type -> mediad.plugin.v1.CreateRequest
-	3,  // 31: mediad.plugin.v1.Stage.Describe:output_type -> mediad.plugin.v1.Kind
-	8,  // 32: mediad.plugin.v1.Stage.Make:output_type -> mediad.plugin.v1.MakeReply
-	10, // 33: mediad.plugin.v1.Stage.Serve:output_type -> mediad.plugin.v1.ServeReply
-	12, // 34: mediad.plugin.v1.Stage.Stop:output_type -> mediad.plugin.v1.StopReply
-	14, // 35: mediad.plugin.v1.Reader.Open:output_type -> mediad.plugin.v1.OpenReply
-	21, // 36: mediad.plugin.v1.Reader.Cost:output_type -> mediad.plugin.v1.CostReply
-	22, // 37: mediad.plugin.v1.Reader.Explain:output_type -> mediad.plugin.v1.ExplainReply
-	25, // 38: mediad.plugin.v1.Reader.Watch:output_type -> mediad.plugin.v1.WatchReply
-	29, // 39: mediad.plugin.v1.Writer.Create:output_type -> mediad.plugin.v1.CreateReply
-	31, // [31:40] is the sub-list for method output_type
-	22, // [22:31] is the sub-list for method input_type
+	13, // 26: mediad.plugin.v1.Stage.Metrics:input_type -> mediad.plugin.v1.MetricsRequest
+	15, // 27: mediad.plugin.v1.Reader.Open:input_type -> mediad.plugin.v1.OpenRequest
+	15, // 28: mediad.plugin.v1.Reader.Cost:input_type -> mediad.plugin.v1.OpenRequest
+	15, // 29: mediad.plugin.v1.Reader.Explain:input_type -> mediad.plugin.v1.OpenRequest
+	26, // 30: mediad.plugin.v1.Reader.Watch:input_type -> mediad.plugin.v1.WatchRequest
+	28, // 31: mediad.plugin.v1.Writer.Create:input_type -> mediad.plugin.v1.CreateRequest
+	3,  // 32: mediad.plugin.v1.Stage.Describe:output_type -> mediad.plugin.v1.Kind
+	8,  // 33: mediad.plugin.v1.Stage.Make:output_type -> mediad.plugin.v1.MakeReply
+	10, // 34: mediad.plugin.v1.Stage.Serve:output_type -> mediad.plugin.v1.ServeReply
+	12, // 35: mediad.plugin.v1.Stage.Stop:output_type -> mediad.plugin.v1.StopReply
+	14, // 36: mediad.plugin.v1.Stage.Metrics:output_type -> mediad.plugin.v1.MetricsReply
+	16, // 37: mediad.plugin.v1.Reader.Open:output_type -> mediad.plugin.v1.OpenReply
+	23, // 38: mediad.plugin.v1.Reader.Cost:output_type -> mediad.plugin.v1.CostReply
+	24, // 39: mediad.plugin.v1.Reader.Explain:output_type -> mediad.plugin.v1.ExplainReply
+	27, // 40: mediad.plugin.v1.Reader.Watch:output_type -> mediad.plugin.v1.WatchReply
+	31, // 41: mediad.plugin.v1.Writer.Create:output_type -> mediad.plugin.v1.CreateReply
+	32, // [32:42] is the sub-list for method output_type
+	22, // [22:32] is the sub-list for method input_type
 	22, // [22:22] is the sub-list for extension type_name
 	22, // [22:22] is the sub-list for extension extendee
 	0,  // [0:22] is the sub-list for field type_name
@@ -2362,29 +2452,29 @@ func file_stage_proto_init() {
 	if File_stage_proto != nil {
 		return
 	}
-	file_stage_proto_msgTypes[12].OneofWrappers = []any{
+	file_stage_proto_msgTypes[14].OneofWrappers = []any{
 		(*OpenReply_Opened)(nil),
 		(*OpenReply_Batch)(nil),
 	}
-	file_stage_proto_msgTypes[17].OneofWrappers = []any{}
-	file_stage_proto_msgTypes[24].OneofWrappers = []any{
+	file_stage_proto_msgTypes[19].OneofWrappers = []any{}
+	file_stage_proto_msgTypes[26].OneofWrappers = []any{
 		(*CreateRequest_Create)(nil),
 		(*CreateRequest_Batch)(nil),
 		(*CreateRequest_Close)(nil),
 	}
-	file_stage_proto_msgTypes[27].OneofWrappers = []any{
+	file_stage_proto_msgTypes[29].OneofWrappers = []any{
 		(*CreateReply_Created)(nil),
 		(*CreateReply_Written)(nil),
 		(*CreateReply_Lost)(nil),
 	}
-	file_stage_proto_msgTypes[28].OneofWrappers = []any{}
+	file_stage_proto_msgTypes[30].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_stage_proto_rawDesc), len(file_stage_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   32,
+			NumMessages:   34,
 			NumExtensions: 0,
 			NumServices:   3,
 		},

@@ -68,6 +68,7 @@ const (
 	Stage_Make_FullMethodName     = "/mediad.plugin.v1.Stage/Make"
 	Stage_Serve_FullMethodName    = "/mediad.plugin.v1.Stage/Serve"
 	Stage_Stop_FullMethodName     = "/mediad.plugin.v1.Stage/Stop"
+	Stage_Metrics_FullMethodName  = "/mediad.plugin.v1.Stage/Metrics"
 )
 
 // StageClient is the client API for Stage service.
@@ -86,6 +87,9 @@ type StageClient interface {
 	Serve(ctx context.Context, in *ServeRequest, opts ...grpc.CallOption) (*ServeReply, error)
 	// Stop tells Serve to finish what is under way, and answers at once.
 	Stop(ctx context.Context, in *StopRequest, opts ...grpc.CallOption) (*StopReply, error)
+	// Metrics tells what the stage counts, whenever somebody looks. It may be
+	// UNIMPLEMENTED.
+	Metrics(ctx context.Context, in *MetricsRequest, opts ...grpc.CallOption) (*MetricsReply, error)
 }
 
 type stageClient struct {
@@ -136,6 +140,16 @@ func (c *stageClient) Stop(ctx context.Context, in *StopRequest, opts ...grpc.Ca
 	return out, nil
 }
 
+func (c *stageClient) Metrics(ctx context.Context, in *MetricsRequest, opts ...grpc.CallOption) (*MetricsReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(MetricsReply)
+	err := c.cc.Invoke(ctx, Stage_Metrics_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // StageServer is the server API for Stage service.
 // All implementations must embed UnimplementedStageServer
 // for forward compatibility.
@@ -152,6 +166,9 @@ type StageServer interface {
 	Serve(context.Context, *ServeRequest) (*ServeReply, error)
 	// Stop tells Serve to finish what is under way, and answers at once.
 	Stop(context.Context, *StopRequest) (*StopReply, error)
+	// Metrics tells what the stage counts, whenever somebody looks. It may be
+	// UNIMPLEMENTED.
+	Metrics(context.Context, *MetricsRequest) (*MetricsReply, error)
 	mustEmbedUnimplementedStageServer()
 }
 
@@ -173,6 +190,9 @@ func (UnimplementedStageServer) Serve(context.Context, *ServeRequest) (*ServeRep
 }
 func (UnimplementedStageServer) Stop(context.Context, *StopRequest) (*StopReply, error) {
 	return nil, status.Error(codes.Unimplemented, "method Stop not implemented")
+}
+func (UnimplementedStageServer) Metrics(context.Context, *MetricsRequest) (*MetricsReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method Metrics not implemented")
 }
 func (UnimplementedStageServer) mustEmbedUnimplementedStageServer() {}
 func (UnimplementedStageServer) testEmbeddedByValue()               {}
@@ -267,6 +287,24 @@ func _Stage_Stop_Handler(srv interface{}, ctx context.Context, dec func(interfac
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Stage_Metrics_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(MetricsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(StageServer).Metrics(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Stage_Metrics_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(StageServer).Metrics(ctx, req.(*MetricsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Stage_ServiceDesc is the grpc.ServiceDesc for Stage service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -289,6 +327,10 @@ var Stage_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Stop",
 			Handler:    _Stage_Stop_Handler,
+		},
+		{
+			MethodName: "Metrics",
+			Handler:    _Stage_Metrics_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

@@ -12,9 +12,9 @@ import (
 	"sync"
 	"time"
 
-	"github.com/hashicorp/go-hclog"
 	"github.com/mediad/mediad/core/media"
 	"github.com/mediad/mediad/core/stage"
+	"github.com/prometheus/client_golang/prometheus"
 )
 
 // Settings of the kind.
@@ -43,7 +43,11 @@ func Kind() stage.Kind {
 			if s.Refuse != "" {
 				return nil, stage.Wrong("refuse", "%s", s.Refuse)
 			}
-			return &Film{Settings: *s, env: env, sinks: map[string]*Sink{}}, nil
+			opens := prometheus.NewCounterVec(prometheus.CounterOpts{Name: "mediad_film_opens_total", Help: "Opens."}, []string{"name"})
+			if err := env.Metrics.Register(opens); err != nil {
+				return nil, err
+			}
+			return &Film{Settings: *s, env: env, opens: opens, sinks: map[string]*Sink{}}, nil
 		},
 	}
 }
@@ -51,7 +55,8 @@ func Kind() stage.Kind {
 // Film is the stage.
 type Film struct {
 	Settings
-	env stage.Env
+	env   stage.Env
+	opens *prometheus.CounterVec
 
 	mu    sync.Mutex
 	sinks map[string]*Sink
@@ -120,6 +125,7 @@ func Batches(gops, size int) []*media.Batch {
 
 // Open opens "film", "live", or media that are some trouble.
 func (f *Film) Open(ctx context.Context, req media.OpenRequest) (media.Source, error) {
+	f.opens.WithLabelValues(req.Name).Inc()
 	r := &reel{film: f, name: req.Name, info: media.Info{Name: req.Name, Version: f.Version}, closed: make(chan struct{})}
 	if f.Version == "pid" {
 		r.info.Version = strconv.Itoa(os.Getpid())
@@ -305,6 +311,3 @@ func (s *Sink) Done() <-chan struct{} { return s.done }
 
 // Err says why.
 func (s *Sink) Err() error { return fmt.Errorf("lost: %w", media.ErrTakenOver) }
-
-// Log is the log of the stage.
-func (f *Film) Log() hclog.Logger { return f.env.Log }

@@ -1,0 +1,101 @@
+// What is counted: of the process by the daemon, and by the stage in it.
+
+package host
+
+import (
+	"context"
+	"strings"
+	"time"
+
+	pb "github.com/mediad/mediad/pipeline/plugin/proto"
+	"github.com/prometheus/client_golang/prometheus"
+	dto "github.com/prometheus/client_model/go"
+	"google.golang.org/protobuf/proto"
+)
+
+// metricsTimeout is how long a plugin may take to tell its metrics.
+const metricsTimeout = time.Second
+
+type metrics struct {
+	starts, failures, resumes prometheus.Counter
+}
+
+func newMetrics() metrics {
+	counter := func(name, help string) prometheus.Counter {
+		return prometheus.NewCounter(prometheus.CounterOpts{Name: "mediad_plugin_" + name, Help: help})
+	}
+	return metrics{
+		starts:   counter("starts_total", "Starts of the plugin's process."),
+		failures: counter("failures_total", "Times that the plugin's process failed, whatever the reason."),
+		resumes:  counter("resumes_total", "Sources that went on in a new process where they were in the old."),
+	}
+}
+
+// collectors are all that is registered for a stage.
+func (s *Stage) collectors() []prometheus.Collector {
+	return []prometheus.Collector{
+		s.metrics.starts, s.metrics.failures, s.metrics.resumes,
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "mediad_plugin_memory_bytes", Help: "Resident memory of the plugin's process."}, s.memory),
+		remote{s},
+	}
+}
+
+// memory is the resident set of the process, 0 while there is none.
+func (s *Stage) memory() float64 {
+	if p := s.running(); p != nil {
+		return float64(resident(p.run.pid()))
+	}
+	return 0
+}
+
+// running is the process, nil while there is none.
+func (s *Stage) running() *process {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.current
+}
+
+// remote collects the metrics of the stage in the process. They begin anew with
+// every process, as counters may.
+type remote struct{ stage *Stage }
+
+// Describe tells nothing: what there is is known when it is collected.
+func (remote) Describe(chan<- *prometheus.Desc) {}
+
+// Collect asks the process.
+func (r remote) Collect(to chan<- prometheus.Metric) {
+	p := r.stage.running()
+	if p == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(p.ctx, metricsTimeout)
+	defer cancel()
+	reply, err := p.stage.Metrics(ctx, &pb.MetricsRequest{})
+	if err != nil {
+		r.stage.log.Debug("the plugin does not tell its metrics", "error", err)
+		return
+	}
+	for _, b := range reply.Families {
+		var family dto.MetricFamily
+		if err := proto.Unmarshal(b, &family); err != nil || !strings.HasPrefix(family.GetName(), "mediad_") {
+			continue
+		}
+		desc := prometheus.NewDesc(family.GetName(), family.GetHelp(), nil, nil)
+		for _, m := range family.Metric {
+			to <- remoteMetric{desc, m}
+		}
+	}
+}
+
+type remoteMetric struct {
+	desc   *prometheus.Desc
+	metric *dto.Metric
+}
+
+func (m remoteMetric) Desc() *prometheus.Desc { return m.desc }
+
+func (m remoteMetric) Write(out *dto.Metric) error {
+	proto.Merge(out, m.metric)
+	return nil
+}
