@@ -7,7 +7,7 @@ GO       ?= go
 FUZZTIME ?= 5s
 LINT     := .tools/golangci-lint-v2.15.0
 
-.PHONY: build plugins test lint fuzz tools
+.PHONY: build plugins test lint fuzz tools bench-plugin
 build:
 	$(GO) build -o mediad ./cmd/mediad
 
@@ -32,6 +32,10 @@ $(LINT):
 
 fuzz:
 	.ci/fuzz $(FUZZTIME)
+
+# The plugin wire: in process, as a plugin, and with plain protobuf, side by side.
+bench-plugin:
+	$(GO) run ./pipeline/plugin/bench
 
 plugins:
 	$(GO) build -o plugins.d/reader-disk ./plugins/reader-disk/plugin

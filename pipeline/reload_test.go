@@ -571,3 +571,32 @@ func TestSupervisor_EndsWhenNothingIsLeft(t *testing.T) {
 		}
 	})
 }
+
+func TestCanDoWithout(t *testing.T) {
+	a, b, w := &Stage{Name: "a"}, &Stage{Name: "b"}, &Stage{Name: "w"}
+	for _, test := range []struct {
+		needs  stage.Need
+		inputs []*Stage
+		output *Stage
+		lost   []*Stage
+		want   bool
+	}{
+		{stage.One, []*Stage{a}, nil, []*Stage{b}, true},
+		{stage.One, []*Stage{a}, nil, []*Stage{a}, false},
+		{stage.Some, []*Stage{a, b}, nil, []*Stage{a}, true},
+		{stage.Some, []*Stage{a, b}, nil, []*Stage{a, b}, false},
+		{stage.Any, []*Stage{a}, nil, []*Stage{a}, true},
+		{stage.Some, []*Stage{a}, w, []*Stage{w}, false},
+		{stage.None, nil, w, []*Stage{w}, false},
+		{stage.None, nil, nil, []*Stage{a}, true},
+	} {
+		lost := map[*Stage]bool{}
+		for _, st := range test.lost {
+			lost[st] = true
+		}
+		st := &Stage{Kind: stage.Kind{Ports: stage.Ports{NeedsReader: test.needs}}, Inputs: test.inputs, Output: test.output}
+		if got := canDoWithout(st, lost); got != test.want {
+			t.Errorf("%+v: %v", test, got)
+		}
+	}
+}

@@ -12,8 +12,8 @@ import (
 
 // A Front is a protocol server that publishers connect to, such as rtmp.Server.
 type Front interface {
-	// HandlePublish gives the publishers of an app to p, until remove is called.
-	// It fails when the app has a publisher handler already.
+	// HandlePublish gives the publishers of an app to p, until remove is called,
+	// which may be called again. It fails when the app has a publisher handler already.
 	HandlePublish(app string, p Publisher) (remove func(), err error)
 }
 

@@ -98,6 +98,7 @@ func (in *Ingest) Serve(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	defer remove() // also in a panic, or the app would stay claimed
 	<-ctx.Done()
 	remove()
 	in.mu.Lock()
@@ -116,8 +117,7 @@ func (in *Ingest) Serve(ctx context.Context) error {
 // Publish admits a publisher and creates what it publishes.
 func (in *Ingest) Publish(ctx context.Context, req Request) (Publication, error) {
 	if err := in.admit(req); err != nil {
-		in.metrics.refused.WithLabelValues("denied").Inc()
-		in.log.Warn("publisher refused", "name", req.Name, "remote", req.Remote, "reason", err)
+		in.metrics.refused.WithLabelValues("denied").Inc() // the front logs it
 		return nil, fmt.Errorf("%w: %w", media.ErrDenied, err)
 	}
 	sink, err := in.output.Create(ctx, media.CreateRequest{
@@ -133,7 +133,6 @@ func (in *Ingest) Publish(ctx context.Context, req Request) (Publication, error)
 			reason = "busy"
 		}
 		in.metrics.refused.WithLabelValues(reason).Inc()
-		in.log.Warn("publisher refused", "name", req.Name, "remote", req.Remote, "reason", err)
 		return nil, err
 	}
 	p := newPublication(in, req, sink)

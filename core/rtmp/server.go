@@ -107,7 +107,7 @@ func (s *Server) HandlePublish(name string, p ingest.Publisher) (remove func(), 
 	}
 	a.publisher = p
 	s.apps[name] = a
-	return func() { s.change(name, func(a *app) { a.publisher = nil }) }, nil
+	return sync.OnceFunc(func() { s.change(name, func(a *app) { a.publisher = nil }) }), nil
 }
 
 // HandlePlay implements stream.Front.
@@ -120,7 +120,7 @@ func (s *Server) HandlePlay(name string, newPlayer func(stream.Viewer) stream.Pl
 	}
 	a.newPlayer = newPlayer
 	s.apps[name] = a
-	return func() { s.change(name, func(a *app) { a.newPlayer = nil }) }, nil
+	return sync.OnceFunc(func() { s.change(name, func(a *app) { a.newPlayer = nil }) }), nil
 }
 
 func (s *Server) change(name string, f func(*app)) {

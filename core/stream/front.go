@@ -14,8 +14,8 @@ import (
 // A Front is a protocol server that viewers connect to, such as rtmp.Server.
 type Front interface {
 	// HandlePlay lets newPlayer make a player for each message stream on which
-	// a client of the app plays, until remove is called. It fails when the app
-	// has one already.
+	// a client of the app plays, until remove is called, which may be called
+	// again. It fails when the app has one already.
 	HandlePlay(app string, newPlayer func(v Viewer) Player) (remove func(), err error)
 }
 

@@ -75,6 +75,7 @@ func (s *stream) Serve(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("serve app %q: %w", s.app, err)
 	}
+	defer remove() // also in a panic, or the app would stay claimed
 	<-ctx.Done()
 	limit, cancel := context.WithTimeout(context.Background(), s.env.Drain/10*9)
 	defer cancel()

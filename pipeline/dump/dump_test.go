@@ -1,4 +1,4 @@
-package dump
+package dump_test
 
 import (
 	"bytes"
@@ -6,13 +6,14 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/mediad/mediad/pipeline/dump"
 	"github.com/mediad/mediad/pipeline/stagetest"
 )
 
 // TestPrinterGolden keeps the readable form what it is.
 func TestPrinterGolden(t *testing.T) {
 	var got bytes.Buffer
-	p := NewPrinter(&got)
+	p := dump.NewPrinter(&got)
 	for _, b := range stagetest.Film(2, 60)[:1] {
 		if err := p.Print(b); err != nil {
 			t.Fatal(err)
@@ -30,7 +31,7 @@ func TestPrinterGolden(t *testing.T) {
 func TestJSONThereAndBack(t *testing.T) {
 	film := stagetest.Film(3, 60)
 	var text bytes.Buffer
-	w := NewJSONWriter(&text)
+	w := dump.NewJSONWriter(&text)
 	for _, b := range film {
 		if err := w.Write(b); err != nil {
 			t.Fatal(err)
@@ -40,12 +41,12 @@ func TestJSONThereAndBack(t *testing.T) {
 		t.Errorf("the header stands in %d lines", n)
 	}
 	written := text.String()
-	back, err := ReadJSON(&text)
+	back, err := dump.ReadJSON(&text)
 	if err != nil {
 		t.Fatal(err)
 	}
 	var again bytes.Buffer
-	w = NewJSONWriter(&again)
+	w = dump.NewJSONWriter(&again)
 	for _, b := range back {
 		if err := w.Write(b); err != nil {
 			t.Fatal(err)
@@ -55,7 +56,7 @@ func TestJSONThereAndBack(t *testing.T) {
 		t.Error("other batches came back")
 	}
 	for _, wrong := range []string{"{", `{"frames":[{"track":"smell"}]}`, "flv"} {
-		if _, err := ReadJSON(strings.NewReader(wrong)); err == nil {
+		if _, err := dump.ReadJSON(strings.NewReader(wrong)); err == nil {
 			t.Errorf("%s was read", wrong)
 		}
 	}

@@ -12,6 +12,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -89,8 +90,15 @@ type grpcPlugin struct {
 // GRPCServer registers our services.
 func (p grpcPlugin) GRPCServer(_ *goplugin.GRPCBroker, s *grpc.Server) error {
 	pb.RegisterStageServer(s, p.served)
-	(&wire.Server{Readers: p.served.readers, Writer: p.served.writer}).Register(s)
+	(&wire.Server{Readers: p.served.readers, Writer: p.served.writer, Stuck: stuck}).Register(s)
 	return nil
+}
+
+// stuck ends a process in which a call hangs, with the stacks that tell where. The
+// daemon starts another.
+func stuck(call string) {
+	debug.SetTraceback("all")
+	panic("plugin: " + call + " hangs: it goes on though its context has ended")
 }
 
 // GRPCClient is for the host's side.

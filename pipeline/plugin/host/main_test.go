@@ -50,6 +50,7 @@ func TestMain(m *testing.M) {
 var quick = limits{
 	start:    10 * time.Second,
 	call:     2 * time.Second,
+	stuck:    20 * time.Second,
 	ping:     100 * time.Millisecond,
 	pong:     time.Second,
 	memory:   20 * time.Millisecond,

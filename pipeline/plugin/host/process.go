@@ -29,6 +29,7 @@ import (
 type limits struct {
 	start    time.Duration // a plugin, until it can be used
 	call     time.Duration // a call that waits for nobody, and the next batch of recorded media
+	stuck    time.Duration // a call that was cancelled, until the plugin has ended itself for it
 	ping     time.Duration // between two questions for the health
 	pong     time.Duration // the answer
 	memory   time.Duration // between two looks at its memory
@@ -41,6 +42,7 @@ type limits struct {
 var defaults = limits{
 	start:    10 * time.Second,
 	call:     30 * time.Second,
+	stuck:    8 * time.Second,
 	ping:     2 * time.Second,
 	pong:     5 * time.Second,
 	memory:   time.Second,

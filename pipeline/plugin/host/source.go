@@ -46,6 +46,7 @@ type source struct {
 func newSource(s *Stage, req media.OpenRequest, p *process, from *wire.Source) *source {
 	src := &source{stage: s, req: req, info: from.Info(), process: p, from: from, at: place{from: req.From, dts: media.None}}
 	src.life, src.end = context.WithCancel(context.Background())
+	s.hold(src.info, 1)
 	return src
 }
 
@@ -54,9 +55,13 @@ func (s *source) Info() media.Info { return s.info }
 
 // Close implements media.Source.
 func (s *source) Close() error {
-	s.end()
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.life.Err() != nil {
+		return nil
+	}
+	s.end()
+	s.stage.hold(s.info, -1)
 	return s.from.Close()
 }
 
@@ -106,7 +111,8 @@ func (s *source) Next(ctx context.Context) (*media.Batch, error) {
 }
 
 // next waits for recorded media no longer than for any call. Live media come
-// when they come.
+// when they come. A plugin that cannot be told to leave the call ends itself, and
+// one that can is only slow with these media.
 func (s *source) next(ctx context.Context) (*media.Batch, error) {
 	if s.info.Live || s.from.Buffered() > 0 {
 		return s.from.Next(ctx)
@@ -114,10 +120,19 @@ func (s *source) next(ctx context.Context) (*media.Batch, error) {
 	within, cancel := context.WithTimeout(ctx, s.stage.limits.call)
 	defer cancel()
 	b, err := s.from.Next(within)
-	if err != nil && within.Err() != nil && ctx.Err() == nil {
-		return nil, s.process.hung("a read of "+s.info.Name, s.stage.limits.call)
+	if err == nil || within.Err() == nil || ctx.Err() != nil {
+		return b, err
 	}
-	return b, err
+	_ = s.from.Close()
+	timer := time.NewTimer(s.stage.limits.stuck)
+	defer timer.Stop()
+	select {
+	case <-s.process.ctx.Done():
+	case <-s.life.Done():
+	case <-ctx.Done():
+	case <-timer.C:
+	}
+	return nil, fmt.Errorf("%s: %w: no batch within %v", s.info.Name, media.ErrUnavailable, s.stage.limits.call)
 }
 
 // pass returns b, behind which the source now is.

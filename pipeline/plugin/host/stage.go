@@ -35,6 +35,8 @@ type Stage struct {
 	err     error         // why there is none
 	over    bool          // and there will be none
 	changed chan struct{} // closed and replaced when current or over change
+	held    int           // sources of recorded media that are open
+	free    chan struct{} // closed and replaced when held falls to 0
 }
 
 func newStage(b Binary, limits limits, env stage.Env, settings map[string]*pb.Value) (*Stage, error) {
@@ -46,6 +48,7 @@ func newStage(b Binary, limits limits, env stage.Env, settings map[string]*pb.Va
 		log:      env.Log,
 		metrics:  newMetrics(),
 		changed:  make(chan struct{}),
+		free:     make(chan struct{}),
 	}
 	for _, c := range s.collectors() {
 		if err := env.Metrics.Register(c); err != nil {
@@ -125,7 +128,43 @@ func (s *Stage) runOnce(ctx context.Context) error {
 		return err
 	case <-ctx.Done():
 	}
+	s.drain()
 	return s.stop(p, served)
+}
+
+// drain lets recorded media that are open be read on, for as long as a stage may
+// take to finish: a plugin that is replaced in a reload still has its viewers.
+func (s *Stage) drain() {
+	timer := time.NewTimer(s.env.Drain)
+	defer timer.Stop()
+	for {
+		s.mu.Lock()
+		held, free := s.held, s.free
+		s.mu.Unlock()
+		if held == 0 {
+			return
+		}
+		select {
+		case <-free:
+		case <-timer.C:
+			return
+		}
+	}
+}
+
+// hold takes note of n sources that are opened, or closed if n is negative. Live
+// media have no end that could be waited for.
+func (s *Stage) hold(info media.Info, n int) {
+	if info.Live {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.held += n
+	if s.held == 0 {
+		close(s.free)
+		s.free = make(chan struct{})
+	}
 }
 
 // stop tells the plugin to finish, and waits for that.

@@ -110,11 +110,27 @@ func TestT36_CrashInTheMiddle(t *testing.T) {
 				t.Fatal(err)
 			}
 			readOn(t, src, read, film.Batches(5, 100))
-			want := map[string]string{"crash": "panic: boom in Next", "hang": "hangs: no answer to a read of hang within 2s"}[trouble]
+			want := map[string]string{"crash": "panic: boom in Next", "hang": "panic: plugin: Open or Next of hang hangs"}[trouble]
 			if !strings.Contains(s.log.String(), want) {
 				t.Errorf("%q should be in the log:\n%s", want, s.log)
 			}
 		})
+	}
+}
+
+// TestASlowReadIsNoHang has a read that takes long but ends when it is told to.
+func TestASlowReadIsNoHang(t *testing.T) {
+	slow := quick
+	slow.call, slow.stuck = 100*time.Millisecond, 100*time.Millisecond
+	s := run(t, Binary{}, slow, stage.Env{}, nil)
+	pid := process1(t, s)
+	src := open(t, s, "slow")
+	readSome(t, src, 3)
+	if _, err := src.Next(t.Context()); !errors.Is(err, media.ErrUnavailable) {
+		t.Errorf("%v, want an error that wraps %v", err, media.ErrUnavailable)
+	}
+	if now := process1(t, s); now != pid {
+		t.Errorf("the process %d was replaced by %d", pid, now)
 	}
 }
 
@@ -362,5 +378,30 @@ func TestStop(t *testing.T) {
 	}
 	if left, _ := filepath.Glob(filepath.Join(os.TempDir(), folderPrefix+fmt.Sprint(os.Getpid())+"-*")); len(left) > 0 {
 		t.Errorf("folders are left behind: %v", left)
+	}
+}
+
+// TestDrain ends the stage while a film is being read, as a reload does that
+// replaces it: the film is read to its end.
+func TestDrain(t *testing.T) {
+	s := run(t, Binary{}, quick, stage.Env{}, nil)
+	src := open(t, s, "film")
+	if _, err := src.Next(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	stopped := make(chan error, 1)
+	go func() { stopped <- s.stop() }()
+	for {
+		_, err := src.Next(t.Context())
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			t.Fatalf("the film broke off: %v", err)
+		}
+	}
+	src.Close()
+	if err := <-stopped; err != nil {
+		t.Error(err)
 	}
 }

@@ -28,7 +28,8 @@
 // Make on, side by side; Stop, and the process is killed after it has exited
 // or after MakeRequest.drain and some seconds. The daemon asks for health every two seconds,
 // and kills a plugin that does not answer within five, or that does not answer a call
-// within its deadline.
+// within half a minute, but for batches: a call that hangs although it was cancelled,
+// the plugin should notice itself, and exit.
 //
 // # Errors
 //

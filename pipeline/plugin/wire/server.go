@@ -17,6 +17,9 @@ import (
 	"google.golang.org/grpc/status"
 )
 
+// stuckAfter is how long after the end of its context a reader's call may go on.
+const stuckAfter = 5 * time.Second
+
 // closeTimeout is how long a sink may take to commit when its writer has gone.
 const closeTimeout = 10 * time.Second
 
@@ -27,6 +30,30 @@ type Server struct {
 	// Readers and Writer tell what there is; both may be nil, and answer nil.
 	Readers func() []media.Reader
 	Writer  func() media.Writer
+	// Stuck, which may be nil, is told of a call of a reader that goes on though its
+	// context has ended: nothing here can end it.
+	Stuck func(call string)
+}
+
+// watch watches over a call until the function that it returns is called.
+func (s *Server) watch(ctx context.Context, call string) (returned func()) {
+	if s.Stuck == nil {
+		return func() {}
+	}
+	over := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		timer := time.NewTimer(stuckAfter)
+		defer timer.Stop()
+		select {
+		case <-over:
+		case <-timer.C:
+			s.Stuck(call)
+		}
+	})
+	return func() {
+		stop()
+		close(over)
+	}
 }
 
 // Register adds the services to s.
@@ -69,6 +96,7 @@ func (s *Server) Open(req *pb.OpenRequest, stream grpc.ServerStreamingServer[pb.
 		return err
 	}
 	ctx := stream.Context()
+	defer s.watch(ctx, "Open or Next of "+req.Name)()
 	src, err := r.Open(ctx, openFromProto(req))
 	if err != nil {
 		return ToStatus(err)
@@ -111,6 +139,7 @@ func (s *Server) Cost(ctx context.Context, req *pb.OpenRequest) (*pb.CostReply, 
 	if !ok {
 		return nil, status.Error(codes.Unimplemented, "this reader knows no costs")
 	}
+	defer s.watch(ctx, "Cost of "+req.Name)()
 	cost, err := c.Cost(ctx, openFromProto(req))
 	return costToProto(cost), ToStatus(err)
 }
@@ -125,6 +154,7 @@ func (s *Server) Explain(ctx context.Context, req *pb.OpenRequest) (*pb.ExplainR
 	if !ok {
 		return nil, status.Error(codes.Unimplemented, "this reader does not explain itself")
 	}
+	defer s.watch(ctx, "Explain of "+req.Name)()
 	list, err := e.Explain(ctx, openFromProto(req))
 	reply := &pb.ExplainReply{}
 	for _, c := range list {

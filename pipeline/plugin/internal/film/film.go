@@ -219,6 +219,9 @@ func (r *reel) Next(ctx context.Context) (*media.Batch, error) {
 				time.Sleep(time.Millisecond)
 			}
 			panic("boom in Next")
+		case "slow":
+			<-ctx.Done()
+			return nil, ctx.Err()
 		case "hang":
 			select {}
 		}
