@@ -13,17 +13,21 @@ build:
 
 test: tools lint
 	$(GO) test -race -timeout 15m ./...
+	$(GO) -C examples/reader-s3 test -race ./...
 	$(MAKE) --no-print-directory fuzz
 
 lint: $(LINT)
 	test -z "$$(gofmt -l .)" || { gofmt -l . ; echo "these files want gofmt -w"; exit 1; }
 	$(GO) vet ./...
 	$(LINT) run ./...
+	$(GO) -C examples/reader-s3 vet ./...
+	cd examples/reader-s3 && ../../$(LINT) run ./...
 
 # The race detector needs a C compiler; ffmpeg and rtmpdump are the clients that
-# the tests use.
+# the tests use; the reader in Python needs gRPC.
 tools:
-	.ci/install gcc:gcc ffmpeg:ffmpeg ffprobe:ffmpeg rtmpdump:rtmpdump
+	.ci/install gcc:gcc ffmpeg:ffmpeg ffprobe:ffmpeg rtmpdump:rtmpdump pgrep:procps \
+		/usr/lib/python3/dist-packages/grpc:python3-grpcio /usr/lib/python3/dist-packages/google/protobuf:python3-protobuf
 
 $(LINT):
 	mkdir -p .tools

@@ -300,3 +300,9 @@ func must(t *testing.T, name string, args ...string) string {
 	}
 	return c.out.String()
 }
+
+// plays waits until a number of viewers have asked for something to play.
+func (d *daemon) plays(n int) {
+	d.t.Helper()
+	eventually(d.t, "the viewers have come", func() error { return atLeast(d.metric("mediad_stream_plays_total"), float64(n)) })
+}

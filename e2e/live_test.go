@@ -49,6 +49,7 @@ func TestLivePlayedAndRecordedFrameForFrame(t *testing.T) {
 	film := film(t, 12, "flv")
 	d := start(t, live)
 	early := d.play("live/show", d.path("early.flv")) // waits for the publisher
+	d.plays(1)
 	publisher := d.publish(film, "show")
 	d.onAir("show")
 	late := d.play("live/show", d.path("late.flv"))
@@ -86,8 +87,9 @@ func TestT51_AudioOnlyAndVideoOnly(t *testing.T) {
 	t.Parallel()
 	source := film(t, 6, "flv")
 	d := start(t, live)
-	for _, c := range []struct{ codec, drop string }{{"audio", "-vn"}, {"video", "-an"}} {
+	for i, c := range []struct{ codec, drop string }{{"audio", "-vn"}, {"video", "-an"}} {
 		player := d.play("live/"+c.codec, d.path(c.codec+".flv"))
+		d.plays(i + 1)
 		must(t, "ffmpeg", "-hide_banner", "-loglevel", "warning", "-re", "-i", source, c.drop, "-c", "copy", "-f", "flv", d.url("live/"+c.codec))
 		if err := player.wait(); err != nil {
 			t.Errorf("%s: %v\n%s", player.name, err, player.out)
@@ -102,6 +104,7 @@ func TestT52_ViewersStayWhilePublisherComesBack(t *testing.T) {
 	film := film(t, 12, "flv")
 	d := start(t, live)
 	viewer := d.play("live/show", d.path("viewer.flv"))
+	d.plays(1)
 	first := d.publish(film, "show")
 	d.onAir("show")
 	eventually(t, "three seconds are played", func() error { return atLeast(d.metric("mediad_ingest_frames_total"), 200) })

@@ -70,6 +70,7 @@ func TestEveryStageInAProcessOfItsOwn(t *testing.T) {
 	eventually(t, "six plugins run", func() error { return atLeast(float64(len(d.plugins())), 6) })
 	viewer := d.play("live/show", d.path("live.flv"))
 	onDemand := d.play("vod/film", d.path("vod.flv"))
+	d.plays(2)
 	for _, c := range []*command{d.publish(film, "show"), viewer, onDemand} {
 		if err := c.wait(); err != nil {
 			t.Errorf("%s: %v\n%s", c.name, err, c.out)

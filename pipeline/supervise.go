@@ -122,7 +122,8 @@ func (u *unit) run(ctx context.Context, s *Supervisor) {
 		if len(failed) == maxFailures {
 			err = fmt.Errorf("has failed %d times within %v, the last time: %w", maxFailures, failuresWithin, err)
 		}
-		if u.failed(err, len(failed) == maxFailures) == Failed {
+		var wrong *stage.SettingError // no new start mends that
+		if u.failed(err, len(failed) == maxFailures || errors.As(err, &wrong)) == Failed {
 			select {
 			case s.failed <- u:
 			case <-ctx.Done():

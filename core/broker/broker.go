@@ -174,7 +174,7 @@ func trueLast(x, y bool) int {
 func cost(ctx context.Context, r media.Reader, req media.OpenRequest) (media.Cost, error) {
 	c, ok := r.(media.Coster)
 	if !ok {
-		return media.Cost{Place: "unknown", Base: media.CostHTTP}, nil
+		return media.Cost{Place: media.PlaceUnknown, Base: media.CostHTTP}, nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()

@@ -122,7 +122,7 @@ func (e *RedirectError) Error() string { return "redirected to " + e.URL }
 
 // Cost is what it takes to open something from a reader; see Total.
 type Cost struct {
-	// Place names where the media are: "memory", "disk", "http", "live".
+	// Place names where the media are: "memory", "disk", "http", "live", or PlaceUnknown.
 	Place string `json:"place"`
 	// Base is the cost of the place on an idle machine: a byte from own memory
 	// is 1, from a local disk 10, from an origin over HTTP 200.
@@ -137,6 +137,9 @@ const (
 	CostDisk   = 10
 	CostHTTP   = 200
 )
+
+// PlaceUnknown is the place of media whose reader cannot tell what they cost.
+const PlaceUnknown = "unknown"
 
 // Overloaded is the load from which a place is no candidate any more.
 const Overloaded = 0.95

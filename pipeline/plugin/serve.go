@@ -11,8 +11,10 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"runtime/debug"
+	"syscall"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -36,6 +38,9 @@ func Serve(kind stage.Kind) {
 			kind.Name, kind.Summary)
 		os.Exit(2)
 	}
+	// When the daemon dies, what is said to it must not end us before we have
+	// tidied up: writing to a closed standard output raises SIGPIPE.
+	signal.Ignore(syscall.SIGPIPE)
 	// go-plugin puts pipes in the place of os.Stdout and os.Stderr, so the logger,
 	// which writes to the daemon itself, comes first.
 	log := hclog.New(&hclog.LoggerOptions{

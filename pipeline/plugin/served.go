@@ -88,7 +88,7 @@ func (s *served) Make(ctx context.Context, req *pb.MakeRequest) (*pb.MakeReply, 
 			return nil, err
 		}
 		for i, name := range req.Inputs {
-			env.Inputs = append(env.Inputs, stage.Input{Name: name, Reader: wire.NewReader(context.Background(), conn, i)})
+			env.Inputs = append(env.Inputs, stage.Input{Name: name, Reader: wire.NewReader(context.Background(), conn, i, name)})
 		}
 		if req.Output {
 			env.Output = wire.NewWriter(context.Background(), conn)

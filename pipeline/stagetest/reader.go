@@ -392,6 +392,9 @@ func checkCost(ctx context.Context, r Reader) error {
 	if err != nil {
 		return fmt.Errorf("of %s: %w", r.Name, err)
 	}
+	if cost.Place == media.PlaceUnknown {
+		return nil // it is out of the daemon, and does not know
+	}
 	if cost.Base <= 0 || cost.Place == "" {
 		return fmt.Errorf("of %s: %+v has no place or no base", r.Name, cost)
 	}

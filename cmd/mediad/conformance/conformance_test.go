@@ -15,7 +15,7 @@ import (
 	"github.com/mediad/mediad/core/cache"
 	"github.com/mediad/mediad/core/media"
 	"github.com/mediad/mediad/core/stage"
-	"github.com/mediad/mediad/pipeline/plugin/plugintest"
+	"github.com/mediad/mediad/pipeline/plugintest"
 	readerdisk "github.com/mediad/mediad/plugins/reader-disk"
 	readerhttp "github.com/mediad/mediad/plugins/reader-http"
 	writerdisk "github.com/mediad/mediad/plugins/writer-disk"

@@ -190,7 +190,7 @@ func (s *Stage) set(p *process, err error, over bool) {
 	defer s.mu.Unlock()
 	s.current, s.err, s.over = p, err, over
 	if p != nil {
-		s.reader, s.writer = wire.NewReader(p.ctx, p.conn, 0), wire.NewWriter(p.ctx, p.conn)
+		s.reader, s.writer = wire.NewReader(p.ctx, p.conn, 0, s.env.Name), wire.NewWriter(p.ctx, p.conn)
 	}
 	close(s.changed)
 	s.changed = make(chan struct{})

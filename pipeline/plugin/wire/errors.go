@@ -121,6 +121,9 @@ func FromStatus(err error) error {
 	if list != nil {
 		return errors.Join(list...)
 	}
+	if st.Code() == codes.InvalidArgument { // of Make, from a plugin that knows no more exact way to say it
+		return stage.Wrong("with", "%s", st.Message())
+	}
 	e := &remoteError{text: st.Message(), lost: st.Code() == codes.Unavailable}
 	for _, c := range causes {
 		if c.code == st.Code() {

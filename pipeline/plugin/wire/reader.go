@@ -25,13 +25,14 @@ type Reader struct {
 	ctx    context.Context
 	client pb.ReaderClient
 	input  uint32
+	name   string
 	watch  listing
 }
 
 // NewReader returns the reader number input on the other side of conn, 0 of a
-// plugin. ctx is the life of the connection.
-func NewReader(ctx context.Context, conn grpc.ClientConnInterface, input int) *Reader {
-	r := &Reader{ctx: ctx, client: pb.NewReaderClient(conn), input: uint32(input)}
+// plugin. ctx is the life of the connection, name that of the stage which it is.
+func NewReader(ctx context.Context, conn grpc.ClientConnInterface, input int, name string) *Reader {
+	r := &Reader{ctx: ctx, client: pb.NewReaderClient(conn), input: uint32(input), name: name}
 	r.watch.changed = make(chan struct{})
 	return r
 }
@@ -92,7 +93,7 @@ func (r *Reader) open(life context.Context, req media.OpenRequest) (*Source, err
 func (r *Reader) Cost(ctx context.Context, req media.OpenRequest) (media.Cost, error) {
 	cost, err := r.client.Cost(ctx, openToProto(req, r.input))
 	if status.Code(err) == codes.Unimplemented {
-		return media.Cost{Place: "unknown", Base: media.CostHTTP}, nil
+		return media.Cost{Place: media.PlaceUnknown, Base: media.CostHTTP}, nil
 	}
 	return costFromProto(cost), callError(ctx, err)
 }
@@ -102,7 +103,7 @@ func (r *Reader) Explain(ctx context.Context, req media.OpenRequest) ([]media.Ca
 	reply, err := r.client.Explain(ctx, openToProto(req, r.input))
 	if status.Code(err) == codes.Unimplemented {
 		cost, err := r.Cost(ctx, req)
-		return []media.Candidate{{Source: "plugin", Cost: cost, Total: cost.Total(), Chosen: err == nil}}, err
+		return []media.Candidate{{Source: r.name, Cost: cost, Total: cost.Total(), Chosen: err == nil}}, err
 	}
 	var list []media.Candidate
 	for _, c := range reply.GetCandidates() {
