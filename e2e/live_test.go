@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"path/filepath"
+	"strings"
 	"testing"
 )
 
@@ -128,4 +129,27 @@ func TestT52_ViewersStayWhilePublisherComesBack(t *testing.T) {
 			t.Errorf("the viewer's time runs back from %d to %d at packet %d", got[i-1].DTS, got[i].DTS, i)
 		}
 	}
+}
+
+// TestTap looks at a channel with `mediad tap` while a viewer watches.
+func TestTap(t *testing.T) {
+	t.Parallel()
+	film := film(t, 8, "flv")
+	d := start(t, live)
+	viewer := d.play("live/show", d.path("viewer.flv"))
+	d.plays(1)
+	publisher := d.publish(film, "show")
+	d.onAir("show")
+	tap := launch(t, binary, "tap", "live/broadcast", "--name", "show", "--api", "http://"+d.http, "--format", "lines")
+	for _, c := range []*command{publisher, tap, viewer} { // the tap ends with the channel
+		if err := c.wait(); err != nil {
+			t.Fatalf("%s: %v\n%s", c.name, err, c.out)
+		}
+	}
+	lines := tap.out.String()
+	if !strings.HasPrefix(lines, "header video=h264:") || strings.Count(lines, "  video") < 100 || strings.Count(lines, "batch join\n  video key") < 5 {
+		t.Errorf("the tap printed\n%.500s", lines)
+	}
+	want := packets(t, film, "video")
+	expectRun(t, "the viewer's video", packets(t, d.path("viewer.flv"), "video"), want, len(want))
 }

@@ -243,3 +243,51 @@ func TestExplain_OfSomethingElse(t *testing.T) {
 		http.DefaultTransport.(*http.Transport).CloseIdleConnections()
 	}
 }
+
+// TestStageCommands runs single stages: a reader into a writer and back, in each
+// format that can be read again.
+func TestStageCommands(t *testing.T) {
+	dir := t.TempDir()
+	run := func(in []byte, args ...string) []byte {
+		t.Helper()
+		cmd := mediad(t.Context(), append([]string{"stage"}, args...)...)
+		cmd.Stdin = bytes.NewReader(in)
+		var problem bytes.Buffer
+		cmd.Stderr = &problem
+		out, err := cmd.Output()
+		if err != nil {
+			t.Fatalf("stage %v: %v: %s", args, err, &problem)
+		}
+		return out
+	}
+	want := run(nil, "run", "reader-disk", "root=media", "sample.flv", "--from", "5s")
+	if !bytes.HasPrefix(want, []byte("header video=h264:")) || !bytes.Contains(want, []byte("  video key dts=4000 ")) {
+		t.Errorf("from 5s: %.200s", want)
+	}
+	for _, format := range []string{"flv", "json"} {
+		film := run(nil, "run", "reader-disk", "root=media", "sample.flv", "--from", "5s", "--format", format)
+		run(film, "run", "writer-disk", "root="+dir, format+".flv")
+		back := run(nil, "run", "reader-disk", "root="+dir, format+".flv")
+		through := run(film, "run", "cache", "film")
+		// The recording begins at 0, so its times are others, its frames are not.
+		if got, want := hashesOf(back), hashesOf(want); got != want {
+			t.Errorf("%s: the frames recorded are not those read:\n%.300s\nwant\n%.300s", format, got, want)
+		}
+		if got, want := hashesOf(through), hashesOf(want); got != want {
+			t.Errorf("%s: the frames through the cache are not those read", format)
+		}
+	}
+	if out := run(nil, "list"); !bytes.Contains(out, []byte("reader-disk")) {
+		t.Errorf("list: %s", out)
+	}
+	if out := run(nil, "describe", "broadcast"); !bytes.Contains(out, []byte("window")) {
+		t.Errorf("describe: %s", out)
+	}
+	if out := run(nil, "test", "broker"); bytes.Contains(out, []byte("FAIL")) || bytes.Count(out, []byte("ok ")) < 10 {
+		t.Errorf("test: %s", out)
+	}
+}
+
+var hash = regexp.MustCompile(`hash=\w+`)
+
+func hashesOf(lines []byte) string { return string(bytes.Join(hash.FindAll(lines, -1), []byte("\n"))) }

@@ -127,7 +127,7 @@ func (s single) start(inputs ...stage.Input) (made stage.Stage, stop func() erro
 func (s single) run(ctx context.Context, name string, from time.Duration, in io.Reader, print func(*media.Batch) error) (err error) {
 	p := s.kind.Ports
 	if p.NeedsWriter || !p.ProvidesReader && !p.ProvidesWriter {
-		return fmt.Errorf("%s %s: it cannot run alone, put it into a pipelines.yaml", s.kind.Name, strings.TrimPrefix(ports(p), "It "))
+		return fmt.Errorf("%s %s: it cannot run alone, put it into a pipelines.yaml", s.kind.Name, strings.TrimSuffix(strings.TrimPrefix(ports(p), "It "), "."))
 	}
 	var film []*media.Batch
 	var inputs []stage.Input

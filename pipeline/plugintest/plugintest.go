@@ -50,13 +50,13 @@ func Reader(t *testing.T, k stage.Kind, settings map[string]any, name, missing s
 	})
 }
 
-// Writer checks a kind that provides a writer. name is what is written, back reads
-// it again. The settings are made anew for each of the two stages.
-func Writer(t *testing.T, k stage.Kind, settings func(t *testing.T) (values map[string]any, back media.Reader), name string) {
+// Writer checks a kind that provides a writer. prepare is called for each of the
+// two stages: it returns the settings, and all of the subject but the writer.
+func Writer(t *testing.T, k stage.Kind, prepare func(t *testing.T) (settings map[string]any, subject stagetest.Writer)) {
 	twice(t, k, func(t *testing.T, k stage.Kind) {
-		values, back := settings(t)
-		w := serve(t, k, values).(media.Writer)
-		stagetest.TestWriter(t, stagetest.Writer{Writer: w, Name: name, Back: back})
+		settings, subject := prepare(t)
+		subject.Writer = serve(t, k, settings).(media.Writer)
+		stagetest.TestWriter(t, subject)
 	})
 }
 

@@ -78,8 +78,14 @@ func TestMiddlewareChecksCanFail(t *testing.T) {
 // memory is a writer into a library.
 type memory struct {
 	Library
-	mu    sync.Mutex
-	fault string
+	mu      sync.Mutex
+	fault   string
+	failing bool
+}
+
+func (m *memory) fail() (func() error, error) {
+	m.failing = true
+	return func() error { m.failing = false; return nil }, nil
 }
 
 func (m *memory) Create(_ context.Context, req media.CreateRequest) (media.Sink, error) {
@@ -118,11 +124,20 @@ func (s *memorySink) Write(_ context.Context, b *media.Batch) error {
 	case s.memory.fault == "refuses large" && len(b.Slab()) > 1<<20:
 		return errors.New("too large")
 	}
+	if s.memory.failing && s.memory.fault == "hides that it failed" {
+		return nil
+	}
+	if s.memory.failing {
+		return errors.New("the storage is full")
+	}
 	s.film = append(s.film, b)
 	return nil
 }
 
-func (s *memorySink) Close(context.Context) error {
+func (s *memorySink) Close(ctx context.Context) error {
+	if ctx.Err() != nil && s.memory.fault == "breaks when aborted" {
+		s.film = append(s.film, s.film[len(s.film)-1])
+	}
 	if s.closed && s.memory.fault == "closes once" {
 		return media.ErrClosed
 	}
@@ -138,7 +153,7 @@ func (s *memorySink) Close(context.Context) error {
 
 func writer(fault string) Writer {
 	m := &memory{Library: Library{}, fault: fault}
-	return Writer{m, "film", m}
+	return Writer{m, "film", m, m.fail}
 }
 
 func TestAWriterThatKeepsTheContract(t *testing.T) { TestWriter(t, writer("")) }
@@ -153,6 +168,8 @@ func TestWriterChecksCanFail(t *testing.T) {
 		"closes once":            "Close twice",
 		"writes on":              "Close twice",
 		"changes batches":        "batches are left as they are",
+		"breaks when aborted":    "a Close that may not wait",
+		"hides that it failed":   "a storage that fails",
 	} {
 		var failed []string
 		_ = CheckWriter(t.Context(), writer(fault), func(name string, err error) {

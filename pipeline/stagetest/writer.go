@@ -19,6 +19,9 @@ type Writer struct {
 	// Back reads what was written, once its sink is closed. Times may be shifted
 	// so that the first is 0.
 	Back media.Reader
+	// Fail makes the storage fail, as a full disk does, until restore is called.
+	// Without it that check is left out.
+	Fail func() (restore func() error, err error)
 }
 
 // CheckWriter checks a writer and tells report, which may be nil, of each check.
@@ -37,6 +40,8 @@ var writerChecks = []Check[Writer]{
 	{"Close twice", checkCloseTwice},
 	{"a cancelled Write", checkCancelledWrite},
 	{"batches are left as they are", checkLeftAlone},
+	{"a Close that may not wait", checkAbort},
+	{"a storage that fails", checkFailingStorage},
 }
 
 func (w Writer) create(ctx context.Context, n int) (media.Sink, string, error) {
@@ -78,6 +83,25 @@ func (w Writer) compare(ctx context.Context, name string, film []*media.Batch) e
 	for i, b := range batches {
 		if err := CheckBatch(b); err != nil {
 			return fmt.Errorf("batch %d of %s: %w", i, name, err)
+		}
+	}
+	return nil
+}
+
+// comparePrefix reads name back, if it is there, and checks that it is how the film
+// begins.
+func (w Writer) comparePrefix(ctx context.Context, name string, film []*media.Batch) error {
+	batches, _, err := readAll(ctx, Reader{Reader: w.Back, Name: name}, 0)
+	if err != nil {
+		return nil // nothing of it was committed
+	}
+	got, want := frames(batches), frames(film)
+	if len(got) > len(want) {
+		return fmt.Errorf("%d frames of %s were read, %d written", len(got), name, len(want))
+	}
+	for i := range got {
+		if string(got[i].Body) != string(want[i].Body) {
+			return fmt.Errorf("frame %d of %s is not the one written", i, name)
 		}
 	}
 	return nil
@@ -232,4 +256,66 @@ func checkLeftAlone(ctx context.Context, w Writer) error {
 		return errors.New("they were changed")
 	}
 	return nil
+}
+
+// checkAbort closes a sink with a context that has ended: it may commit or not, but
+// leaves nothing that is broken.
+func checkAbort(ctx context.Context, w Writer) error {
+	sink, name, err := w.create(ctx, 11)
+	if err != nil {
+		return err
+	}
+	film := Film(2, 100)
+	for _, b := range film {
+		if err := sink.Write(ctx, b); err != nil {
+			return errors.Join(err, sink.Close(ctx))
+		}
+	}
+	over, cancel := context.WithCancel(ctx)
+	cancel()
+	if err := sink.Close(over); err != nil && !errors.Is(err, context.Canceled) {
+		return want(context.Canceled, err)
+	}
+	return w.comparePrefix(ctx, name, film)
+}
+
+// checkFailingStorage writes until the storage fails, which must be told, and looks
+// whether all is well again once it does not.
+func checkFailingStorage(ctx context.Context, w Writer) error {
+	if w.Fail == nil {
+		return nil
+	}
+	sink, name, err := w.create(ctx, 12)
+	if err != nil {
+		return err
+	}
+	film := Film(20, 40<<10)
+	if err := sink.Write(ctx, film[0]); err != nil {
+		return errors.Join(err, sink.Close(ctx))
+	}
+	restore, err := w.Fail()
+	if err != nil {
+		return errors.Join(err, sink.Close(ctx))
+	}
+	err = nil
+	for _, b := range film[1:] {
+		if err = sink.Write(ctx, b); err != nil {
+			break
+		}
+	}
+	err = errors.Join(err, sink.Close(ctx)) // one of them must tell
+	if rerr := restore(); rerr != nil {
+		return rerr
+	}
+	if err == nil {
+		return errors.New("the storage failed, and neither Write nor Close said so")
+	}
+	if err := w.comparePrefix(ctx, name, film); err != nil {
+		return err
+	}
+	again := Film(2, 100)
+	if name, err = w.write(ctx, 13, again); err != nil {
+		return fmt.Errorf("the storage works again, but: %w", err)
+	}
+	return w.compare(ctx, name, again)
 }

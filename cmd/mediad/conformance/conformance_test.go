@@ -3,11 +3,15 @@
 package conformance
 
 import (
+	"errors"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/hashicorp/go-hclog"
@@ -16,6 +20,7 @@ import (
 	"github.com/mediad/mediad/core/media"
 	"github.com/mediad/mediad/core/stage"
 	"github.com/mediad/mediad/pipeline/plugintest"
+	"github.com/mediad/mediad/pipeline/stagetest"
 	readerdisk "github.com/mediad/mediad/plugins/reader-disk"
 	readerhttp "github.com/mediad/mediad/plugins/reader-http"
 	writerdisk "github.com/mediad/mediad/plugins/writer-disk"
@@ -52,9 +57,18 @@ func TestReaders(t *testing.T) {
 	}
 }
 
+// TestWriterDisk writes onto a disk of 96 MiB, which a large file fills.
 func TestWriterDisk(t *testing.T) {
-	plugintest.Writer(t, writerdisk.Kind(), func(t *testing.T) (map[string]any, media.Reader) {
+	plugintest.Writer(t, writerdisk.Kind(), func(t *testing.T) (map[string]any, stagetest.Writer) {
 		dir := t.TempDir()
+		if out, err := exec.Command("mount", "-t", "tmpfs", "-o", "size=96m", "tmpfs", dir).CombinedOutput(); err != nil {
+			t.Fatalf("mount: %v: %s", err, out)
+		}
+		t.Cleanup(func() {
+			if out, err := exec.Command("umount", "-l", dir).CombinedOutput(); err != nil {
+				t.Errorf("umount: %v: %s", err, out)
+			}
+		})
 		settings, err := readerdisk.Kind().Decode(map[string]any{"root": dir})
 		if err != nil {
 			t.Fatal(err)
@@ -63,8 +77,19 @@ func TestWriterDisk(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		return map[string]any{"root": dir}, back.(media.Reader)
-	}, "film")
+		full := filepath.Join(dir, ".full")
+		return map[string]any{"root": dir}, stagetest.Writer{
+			Name: "film",
+			Back: back.(media.Reader),
+			Fail: func() (func() error, error) {
+				err := os.WriteFile(full, make([]byte, 96<<20), 0o600)
+				if !errors.Is(err, syscall.ENOSPC) {
+					return nil, fmt.Errorf("the disk was to be filled: %w", err)
+				}
+				return func() error { return os.Remove(full) }, nil
+			},
+		}
+	})
 }
 
 func TestCache(t *testing.T)  { plugintest.Middleware(t, cache.Kind(), nil) }
