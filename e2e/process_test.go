@@ -71,7 +71,9 @@ func TestEveryStageInAProcessOfItsOwn(t *testing.T) {
 	viewer := d.play("live/show", d.path("live.flv"))
 	onDemand := d.play("vod/film", d.path("vod.flv"))
 	d.plays(2)
-	for _, c := range []*command{d.publish(film, "show"), viewer, onDemand} {
+	publisher := d.publish(film, "show")
+	d.onAir("show") // the channels of another process are listed too
+	for _, c := range []*command{publisher, viewer, onDemand} {
 		if err := c.wait(); err != nil {
 			t.Errorf("%s: %v\n%s", c.name, err, c.out)
 		}

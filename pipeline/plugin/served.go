@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/go-hclog"
+	"github.com/mediad/mediad/core/broadcast"
 	"github.com/mediad/mediad/core/media"
 	"github.com/mediad/mediad/core/stage"
 	pb "github.com/mediad/mediad/pipeline/plugin/proto"
@@ -184,6 +185,27 @@ func (s *served) Metrics(context.Context, *pb.MetricsRequest) (*pb.MetricsReply,
 			return nil, err
 		}
 		reply.Families = append(reply.Families, b)
+	}
+	return reply, nil
+}
+
+// lister is a stage that has channels, as core/broadcast has.
+type lister interface{ ListChannels() []broadcast.Channel }
+
+// Channels implements the call.
+func (s *served) Channels(context.Context, *pb.ChannelsRequest) (*pb.ChannelsReply, error) {
+	s.mu.Lock()
+	l, ok := s.made.(lister)
+	s.mu.Unlock()
+	if !ok {
+		return nil, status.Error(codes.Unimplemented, "this stage has no channels")
+	}
+	reply := &pb.ChannelsReply{}
+	for _, c := range l.ListChannels() {
+		reply.Channels = append(reply.Channels, &pb.Channel{
+			Name: c.Name, Since: c.Since.UnixNano(), Publishing: c.Publishing, Video: c.Video, Audio: c.Audio,
+			Bitrate: c.Bitrate, Readers: int64(c.Readers), WindowSeconds: c.Window, Bytes: int64(c.Bytes),
+		})
 	}
 	return reply, nil
 }

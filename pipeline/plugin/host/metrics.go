@@ -1,4 +1,5 @@
-// What is counted: of the process by the daemon, and by the stage in it.
+// What is there to see: counted of the process by the daemon, and by the stage in
+// it, and what channels that has on air.
 
 package host
 
@@ -7,13 +8,16 @@ import (
 	"strings"
 	"time"
 
+	"github.com/mediad/mediad/core/broadcast"
 	pb "github.com/mediad/mediad/pipeline/plugin/proto"
 	"github.com/prometheus/client_golang/prometheus"
 	dto "github.com/prometheus/client_model/go"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 )
 
-// metricsTimeout is how long a plugin may take to tell its metrics.
+// metricsTimeout is how long a plugin may take to tell its metrics or channels.
 const metricsTimeout = time.Second
 
 type metrics struct {
@@ -86,6 +90,32 @@ func (r remote) Collect(to chan<- prometheus.Metric) {
 			to <- remoteMetric{desc, m}
 		}
 	}
+}
+
+// ListChannels returns the channels that the plugin has on air; none when it has no
+// listing or does not answer in time.
+func (s *Stage) ListChannels() []broadcast.Channel {
+	p := s.running()
+	if p == nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(p.ctx, metricsTimeout)
+	defer cancel()
+	reply, err := p.stage.Channels(ctx, &pb.ChannelsRequest{})
+	if err != nil {
+		if status.Code(err) != codes.Unimplemented {
+			s.log.Debug("the plugin does not list its channels", "error", err)
+		}
+		return nil
+	}
+	var list []broadcast.Channel
+	for _, c := range reply.Channels {
+		list = append(list, broadcast.Channel{
+			Name: c.Name, Since: time.Unix(0, c.Since), Publishing: c.Publishing, Video: c.Video, Audio: c.Audio,
+			Bitrate: c.Bitrate, Readers: int(c.Readers), Window: c.WindowSeconds, Bytes: int(c.Bytes),
+		})
+	}
+	return list
 }
 
 type remoteMetric struct {

@@ -192,7 +192,7 @@ func (x Error_Is) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Error_Is.Descriptor instead.
 func (Error_Is) EnumDescriptor() ([]byte, []int) {
-	return file_stage_proto_rawDescGZIP(), []int{32, 0}
+	return file_stage_proto_rawDescGZIP(), []int{35, 0}
 }
 
 type DescribeRequest struct {
@@ -852,6 +852,194 @@ func (x *MetricsReply) GetFamilies() [][]byte {
 	return nil
 }
 
+type ChannelsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ChannelsRequest) Reset() {
+	*x = ChannelsRequest{}
+	mi := &file_stage_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ChannelsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ChannelsRequest) ProtoMessage() {}
+
+func (x *ChannelsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_stage_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ChannelsRequest.ProtoReflect.Descriptor instead.
+func (*ChannelsRequest) Descriptor() ([]byte, []int) {
+	return file_stage_proto_rawDescGZIP(), []int{13}
+}
+
+type ChannelsReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Channels      []*Channel             `protobuf:"bytes,1,rep,name=channels,proto3" json:"channels,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ChannelsReply) Reset() {
+	*x = ChannelsReply{}
+	mi := &file_stage_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ChannelsReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ChannelsReply) ProtoMessage() {}
+
+func (x *ChannelsReply) ProtoReflect() protoreflect.Message {
+	mi := &file_stage_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ChannelsReply.ProtoReflect.Descriptor instead.
+func (*ChannelsReply) Descriptor() ([]byte, []int) {
+	return file_stage_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *ChannelsReply) GetChannels() []*Channel {
+	if x != nil {
+		return x.Channels
+	}
+	return nil
+}
+
+type Channel struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Since         int64                  `protobuf:"varint,2,opt,name=since,proto3" json:"since,omitempty"`           // nanoseconds since 1970
+	Publishing    bool                   `protobuf:"varint,3,opt,name=publishing,proto3" json:"publishing,omitempty"` // false while the publisher is away and may come back
+	Video         string                 `protobuf:"bytes,4,opt,name=video,proto3" json:"video,omitempty"`            // codecs, as ffprobe names them
+	Audio         string                 `protobuf:"bytes,5,opt,name=audio,proto3" json:"audio,omitempty"`
+	Bitrate       int64                  `protobuf:"varint,6,opt,name=bitrate,proto3" json:"bitrate,omitempty"` // bits a second
+	Readers       int64                  `protobuf:"varint,7,opt,name=readers,proto3" json:"readers,omitempty"`
+	WindowSeconds float64                `protobuf:"fixed64,8,opt,name=window_seconds,json=windowSeconds,proto3" json:"window_seconds,omitempty"` // how much of it is kept
+	Bytes         int64                  `protobuf:"varint,9,opt,name=bytes,proto3" json:"bytes,omitempty"`                                       // the memory that takes
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Channel) Reset() {
+	*x = Channel{}
+	mi := &file_stage_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Channel) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Channel) ProtoMessage() {}
+
+func (x *Channel) ProtoReflect() protoreflect.Message {
+	mi := &file_stage_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Channel.ProtoReflect.Descriptor instead.
+func (*Channel) Descriptor() ([]byte, []int) {
+	return file_stage_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *Channel) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Channel) GetSince() int64 {
+	if x != nil {
+		return x.Since
+	}
+	return 0
+}
+
+func (x *Channel) GetPublishing() bool {
+	if x != nil {
+		return x.Publishing
+	}
+	return false
+}
+
+func (x *Channel) GetVideo() string {
+	if x != nil {
+		return x.Video
+	}
+	return ""
+}
+
+func (x *Channel) GetAudio() string {
+	if x != nil {
+		return x.Audio
+	}
+	return ""
+}
+
+func (x *Channel) GetBitrate() int64 {
+	if x != nil {
+		return x.Bitrate
+	}
+	return 0
+}
+
+func (x *Channel) GetReaders() int64 {
+	if x != nil {
+		return x.Readers
+	}
+	return 0
+}
+
+func (x *Channel) GetWindowSeconds() float64 {
+	if x != nil {
+		return x.WindowSeconds
+	}
+	return 0
+}
+
+func (x *Channel) GetBytes() int64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
 type OpenRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"` // checked: no "..", no leading slash
@@ -867,7 +1055,7 @@ type OpenRequest struct {
 
 func (x *OpenRequest) Reset() {
 	*x = OpenRequest{}
-	mi := &file_stage_proto_msgTypes[13]
+	mi := &file_stage_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -879,7 +1067,7 @@ func (x *OpenRequest) String() string {
 func (*OpenRequest) ProtoMessage() {}
 
 func (x *OpenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_stage_proto_msgTypes[13]
+	mi := &file_stage_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -892,7 +1080,7 @@ func (x *OpenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpenRequest.ProtoReflect.Descriptor instead.
 func (*OpenRequest) Descriptor() ([]byte, []int) {
-	return file_stage_proto_rawDescGZIP(), []int{13}
+	return file_stage_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *OpenRequest) GetName() string {
@@ -943,7 +1131,7 @@ type OpenReply struct {
 
 func (x *OpenReply) Reset() {
 	*x = OpenReply{}
-	mi := &file_stage_proto_msgTypes[14]
+	mi := &file_stage_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -955,7 +1143,7 @@ func (x *OpenReply) String() string {
 func (*OpenReply) ProtoMessage() {}
 
 func (x *OpenReply) ProtoReflect() protoreflect.Message {
-	mi := &file_stage_proto_msgTypes[14]
+	mi := &file_stage_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -968,7 +1156,7 @@ func (x *OpenReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpenReply.ProtoReflect.Descriptor instead.
 func (*OpenReply) Descriptor() ([]byte, []int) {
-	return file_stage_proto_rawDescGZIP(), []int{14}
+	return file_stage_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *OpenReply) GetWhat() isOpenReply_What {
@@ -1029,7 +1217,7 @@ type Info struct {
 
 func (x *Info) Reset() {
 	*x = Info{}
-	mi := &file_stage_proto_msgTypes[15]
+	mi := &file_stage_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1041,7 +1229,7 @@ func (x *Info) String() string {
 func (*Info) ProtoMessage() {}
 
 func (x *Info) ProtoReflect() protoreflect.Message {
-	mi := &file_stage_proto_msgTypes[15]
+	mi := &file_stage_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1054,7 +1242,7 @@ func (x *Info) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Info.ProtoReflect.Descriptor instead.
 func (*Info) Descriptor() ([]byte, []int) {
-	return file_stage_proto_rawDescGZIP(), []int{15}
+	return file_stage_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Info) GetName() string {
@@ -1123,7 +1311,7 @@ type Batch struct {
 
 func (x *Batch) Reset() {
 	*x = Batch{}
-	mi := &file_stage_proto_msgTypes[16]
+	mi := &file_stage_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1135,7 +1323,7 @@ func (x *Batch) String() string {
 func (*Batch) ProtoMessage() {}
 
 func (x *Batch) ProtoReflect() protoreflect.Message {
-	mi := &file_stage_proto_msgTypes[16]
+	mi := &file_stage_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1148,7 +1336,7 @@ func (x *Batch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Batch.ProtoReflect.Descriptor instead.
 func (*Batch) Descriptor() ([]byte, []int) {
-	return file_stage_proto_rawDescGZIP(), []int{16}
+	return file_stage_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Batch) GetHeader() *Header {
@@ -1211,7 +1399,7 @@ type Header struct {
 
 func (x *Header) Reset() {
 	*x = Header{}
-	mi := &file_stage_proto_msgTypes[17]
+	mi := &file_stage_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1223,7 +1411,7 @@ func (x *Header) String() string {
 func (*Header) ProtoMessage() {}
 
 func (x *Header) ProtoReflect() protoreflect.Message {
-	mi := &file_stage_proto_msgTypes[17]
+	mi := &file_stage_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1236,7 +1424,7 @@ func (x *Header) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Header.ProtoReflect.Descriptor instead.
 func (*Header) Descriptor() ([]byte, []int) {
-	return file_stage_proto_rawDescGZIP(), []int{17}
+	return file_stage_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Header) GetMeta() []byte {
@@ -1270,7 +1458,7 @@ type Format struct {
 
 func (x *Format) Reset() {
 	*x = Format{}
-	mi := &file_stage_proto_msgTypes[18]
+	mi := &file_stage_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1282,7 +1470,7 @@ func (x *Format) String() string {
 func (*Format) ProtoMessage() {}
 
 func (x *Format) ProtoReflect() protoreflect.Message {
-	mi := &file_stage_proto_msgTypes[18]
+	mi := &file_stage_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1295,7 +1483,7 @@ func (x *Format) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Format.ProtoReflect.Descriptor instead.
 func (*Format) Descriptor() ([]byte, []int) {
-	return file_stage_proto_rawDescGZIP(), []int{18}
+	return file_stage_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Format) GetCodec() string {
@@ -1323,7 +1511,7 @@ type Clock struct {
 
 func (x *Clock) Reset() {
 	*x = Clock{}
-	mi := &file_stage_proto_msgTypes[19]
+	mi := &file_stage_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1335,7 +1523,7 @@ func (x *Clock) String() string {
 func (*Clock) ProtoMessage() {}
 
 func (x *Clock) ProtoReflect() protoreflect.Message {
-	mi := &file_stage_proto_msgTypes[19]
+	mi := &file_stage_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1348,7 +1536,7 @@ func (x *Clock) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Clock.ProtoReflect.Descriptor instead.
 func (*Clock) Descriptor() ([]byte, []int) {
-	return file_stage_proto_rawDescGZIP(), []int{19}
+	return file_stage_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Clock) GetAudio() int64 {
@@ -1387,7 +1575,7 @@ type Frame struct {
 
 func (x *Frame) Reset() {
 	*x = Frame{}
-	mi := &file_stage_proto_msgTypes[20]
+	mi := &file_stage_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1399,7 +1587,7 @@ func (x *Frame) String() string {
 func (*Frame) ProtoMessage() {}
 
 func (x *Frame) ProtoReflect() protoreflect.Message {
-	mi := &file_stage_proto_msgTypes[20]
+	mi := &file_stage_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1412,7 +1600,7 @@ func (x *Frame) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Frame.ProtoReflect.Descriptor instead.
 func (*Frame) Descriptor() ([]byte, []int) {
-	return file_stage_proto_rawDescGZIP(), []int{20}
+	return file_stage_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Frame) GetTrack() uint32 {
@@ -1461,7 +1649,7 @@ type CostReply struct {
 
 func (x *CostReply) Reset() {
 	*x = CostReply{}
-	mi := &file_stage_proto_msgTypes[21]
+	mi := &file_stage_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1473,7 +1661,7 @@ func (x *CostReply) String() string {
 func (*CostReply) ProtoMessage() {}
 
 func (x *CostReply) ProtoReflect() protoreflect.Message {
-	mi := &file_stage_proto_msgTypes[21]
+	mi := &file_stage_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1486,7 +1674,7 @@ func (x *CostReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CostReply.ProtoReflect.Descriptor instead.
 func (*CostReply) Descriptor() ([]byte, []int) {
-	return file_stage_proto_rawDescGZIP(), []int{21}
+	return file_stage_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *CostReply) GetPlace() string {
@@ -1519,7 +1707,7 @@ type ExplainReply struct {
 
 func (x *ExplainReply) Reset() {
 	*x = ExplainReply{}
-	mi := &file_stage_proto_msgTypes[22]
+	mi := &file_stage_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1531,7 +1719,7 @@ func (x *ExplainReply) String() string {
 func (*ExplainReply) ProtoMessage() {}
 
 func (x *ExplainReply) ProtoReflect() protoreflect.Message {
-	mi := &file_stage_proto_msgTypes[22]
+	mi := &file_stage_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1544,7 +1732,7 @@ func (x *ExplainReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainReply.ProtoReflect.Descriptor instead.
 func (*ExplainReply) Descriptor() ([]byte, []int) {
-	return file_stage_proto_rawDescGZIP(), []int{22}
+	return file_stage_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ExplainReply) GetCandidates() []*Candidate {
@@ -1567,7 +1755,7 @@ type Candidate struct {
 
 func (x *Candidate) Reset() {
 	*x = Candidate{}
-	mi := &file_stage_proto_msgTypes[23]
+	mi := &file_stage_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1579,7 +1767,7 @@ func (x *Candidate) String() string {
 func (*Candidate) ProtoMessage() {}
 
 func (x *Candidate) ProtoReflect() protoreflect.Message {
-	mi := &file_stage_proto_msgTypes[23]
+	mi := &file_stage_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1592,7 +1780,7 @@ func (x *Candidate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Candidate.ProtoReflect.Descriptor instead.
 func (*Candidate) Descriptor() ([]byte, []int) {
-	return file_stage_proto_rawDescGZIP(), []int{23}
+	return file_stage_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Candidate) GetSource() string {
@@ -1639,7 +1827,7 @@ type WatchRequest struct {
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_stage_proto_msgTypes[24]
+	mi := &file_stage_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1651,7 +1839,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_stage_proto_msgTypes[24]
+	mi := &file_stage_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1664,7 +1852,7 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_stage_proto_rawDescGZIP(), []int{24}
+	return file_stage_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *WatchRequest) GetInput() uint32 {
@@ -1683,7 +1871,7 @@ type WatchReply struct {
 
 func (x *WatchReply) Reset() {
 	*x = WatchReply{}
-	mi := &file_stage_proto_msgTypes[25]
+	mi := &file_stage_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1695,7 +1883,7 @@ func (x *WatchReply) String() string {
 func (*WatchReply) ProtoMessage() {}
 
 func (x *WatchReply) ProtoReflect() protoreflect.Message {
-	mi := &file_stage_proto_msgTypes[25]
+	mi := &file_stage_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1708,7 +1896,7 @@ func (x *WatchReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchReply.ProtoReflect.Descriptor instead.
 func (*WatchReply) Descriptor() ([]byte, []int) {
-	return file_stage_proto_rawDescGZIP(), []int{25}
+	return file_stage_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *WatchReply) GetNames() []string {
@@ -1732,7 +1920,7 @@ type CreateRequest struct {
 
 func (x *CreateRequest) Reset() {
 	*x = CreateRequest{}
-	mi := &file_stage_proto_msgTypes[26]
+	mi := &file_stage_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1744,7 +1932,7 @@ func (x *CreateRequest) String() string {
 func (*CreateRequest) ProtoMessage() {}
 
 func (x *CreateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_stage_proto_msgTypes[26]
+	mi := &file_stage_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1757,7 +1945,7 @@ func (x *CreateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateRequest.ProtoReflect.Descriptor instead.
 func (*CreateRequest) Descriptor() ([]byte, []int) {
-	return file_stage_proto_rawDescGZIP(), []int{26}
+	return file_stage_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *CreateRequest) GetWhat() isCreateRequest_What {
@@ -1829,7 +2017,7 @@ type Create struct {
 
 func (x *Create) Reset() {
 	*x = Create{}
-	mi := &file_stage_proto_msgTypes[27]
+	mi := &file_stage_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1841,7 +2029,7 @@ func (x *Create) String() string {
 func (*Create) ProtoMessage() {}
 
 func (x *Create) ProtoReflect() protoreflect.Message {
-	mi := &file_stage_proto_msgTypes[27]
+	mi := &file_stage_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1854,7 +2042,7 @@ func (x *Create) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Create.ProtoReflect.Descriptor instead.
 func (*Create) Descriptor() ([]byte, []int) {
-	return file_stage_proto_rawDescGZIP(), []int{27}
+	return file_stage_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Create) GetName() string {
@@ -1900,7 +2088,7 @@ type Close struct {
 
 func (x *Close) Reset() {
 	*x = Close{}
-	mi := &file_stage_proto_msgTypes[28]
+	mi := &file_stage_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1912,7 +2100,7 @@ func (x *Close) String() string {
 func (*Close) ProtoMessage() {}
 
 func (x *Close) ProtoReflect() protoreflect.Message {
-	mi := &file_stage_proto_msgTypes[28]
+	mi := &file_stage_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1925,7 +2113,7 @@ func (x *Close) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Close.ProtoReflect.Descriptor instead.
 func (*Close) Descriptor() ([]byte, []int) {
-	return file_stage_proto_rawDescGZIP(), []int{28}
+	return file_stage_proto_rawDescGZIP(), []int{31}
 }
 
 type CreateReply struct {
@@ -1942,7 +2130,7 @@ type CreateReply struct {
 
 func (x *CreateReply) Reset() {
 	*x = CreateReply{}
-	mi := &file_stage_proto_msgTypes[29]
+	mi := &file_stage_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1954,7 +2142,7 @@ func (x *CreateReply) String() string {
 func (*CreateReply) ProtoMessage() {}
 
 func (x *CreateReply) ProtoReflect() protoreflect.Message {
-	mi := &file_stage_proto_msgTypes[29]
+	mi := &file_stage_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1967,7 +2155,7 @@ func (x *CreateReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateReply.ProtoReflect.Descriptor instead.
 func (*CreateReply) Descriptor() ([]byte, []int) {
-	return file_stage_proto_rawDescGZIP(), []int{29}
+	return file_stage_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *CreateReply) GetWhat() isCreateReply_What {
@@ -2036,7 +2224,7 @@ type Created struct {
 
 func (x *Created) Reset() {
 	*x = Created{}
-	mi := &file_stage_proto_msgTypes[30]
+	mi := &file_stage_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2048,7 +2236,7 @@ func (x *Created) String() string {
 func (*Created) ProtoMessage() {}
 
 func (x *Created) ProtoReflect() protoreflect.Message {
-	mi := &file_stage_proto_msgTypes[30]
+	mi := &file_stage_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2061,7 +2249,7 @@ func (x *Created) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Created.ProtoReflect.Descriptor instead.
 func (*Created) Descriptor() ([]byte, []int) {
-	return file_stage_proto_rawDescGZIP(), []int{30}
+	return file_stage_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *Created) GetResume() int64 {
@@ -2079,7 +2267,7 @@ type Written struct {
 
 func (x *Written) Reset() {
 	*x = Written{}
-	mi := &file_stage_proto_msgTypes[31]
+	mi := &file_stage_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2091,7 +2279,7 @@ func (x *Written) String() string {
 func (*Written) ProtoMessage() {}
 
 func (x *Written) ProtoReflect() protoreflect.Message {
-	mi := &file_stage_proto_msgTypes[31]
+	mi := &file_stage_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2104,7 +2292,7 @@ func (x *Written) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Written.ProtoReflect.Descriptor instead.
 func (*Written) Descriptor() ([]byte, []int) {
-	return file_stage_proto_rawDescGZIP(), []int{31}
+	return file_stage_proto_rawDescGZIP(), []int{34}
 }
 
 // Error says what is wrong more exactly than a status code can.
@@ -2120,7 +2308,7 @@ type Error struct {
 
 func (x *Error) Reset() {
 	*x = Error{}
-	mi := &file_stage_proto_msgTypes[32]
+	mi := &file_stage_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2132,7 +2320,7 @@ func (x *Error) String() string {
 func (*Error) ProtoMessage() {}
 
 func (x *Error) ProtoReflect() protoreflect.Message {
-	mi := &file_stage_proto_msgTypes[32]
+	mi := &file_stage_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2145,7 +2333,7 @@ func (x *Error) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Error.ProtoReflect.Descriptor instead.
 func (*Error) Descriptor() ([]byte, []int) {
-	return file_stage_proto_rawDescGZIP(), []int{32}
+	return file_stage_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *Error) GetIs() Error_Is {
@@ -2219,7 +2407,22 @@ const file_stage_proto_rawDesc = "" +
 	"\tStopReply\"\x10\n" +
 	"\x0eMetricsRequest\"*\n" +
 	"\fMetricsReply\x12\x1a\n" +
-	"\bfamilies\x18\x01 \x03(\fR\bfamilies\"\x8d\x01\n" +
+	"\bfamilies\x18\x01 \x03(\fR\bfamilies\"\x11\n" +
+	"\x0fChannelsRequest\"F\n" +
+	"\rChannelsReply\x125\n" +
+	"\bchannels\x18\x01 \x03(\v2\x19.mediad.plugin.v1.ChannelR\bchannels\"\xf0\x01\n" +
+	"\aChannel\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
+	"\x05since\x18\x02 \x01(\x03R\x05since\x12\x1e\n" +
+	"\n" +
+	"publishing\x18\x03 \x01(\bR\n" +
+	"publishing\x12\x14\n" +
+	"\x05video\x18\x04 \x01(\tR\x05video\x12\x14\n" +
+	"\x05audio\x18\x05 \x01(\tR\x05audio\x12\x18\n" +
+	"\abitrate\x18\x06 \x01(\x03R\abitrate\x12\x18\n" +
+	"\areaders\x18\a \x01(\x03R\areaders\x12%\n" +
+	"\x0ewindow_seconds\x18\b \x01(\x01R\rwindowSeconds\x12\x14\n" +
+	"\x05bytes\x18\t \x01(\x03R\x05bytes\"\x8d\x01\n" +
 	"\vOpenRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04from\x18\x02 \x01(\x12R\x04from\x12\x1b\n" +
@@ -2331,13 +2534,14 @@ const file_stage_proto_rawDesc = "" +
 	"\tNEED_NONE\x10\x00\x12\f\n" +
 	"\bNEED_ONE\x10\x01\x12\r\n" +
 	"\tNEED_SOME\x10\x02\x12\f\n" +
-	"\bNEED_ANY\x10\x032\xea\x02\n" +
+	"\bNEED_ANY\x10\x032\xba\x03\n" +
 	"\x05Stage\x12E\n" +
 	"\bDescribe\x12!.mediad.plugin.v1.DescribeRequest\x1a\x16.mediad.plugin.v1.Kind\x12B\n" +
 	"\x04Make\x12\x1d.mediad.plugin.v1.MakeRequest\x1a\x1b.mediad.plugin.v1.MakeReply\x12E\n" +
 	"\x05Serve\x12\x1e.mediad.plugin.v1.ServeRequest\x1a\x1c.mediad.plugin.v1.ServeReply\x12B\n" +
 	"\x04Stop\x12\x1d.mediad.plugin.v1.StopRequest\x1a\x1b.mediad.plugin.v1.StopReply\x12K\n" +
-	"\aMetrics\x12 .mediad.plugin.v1.MetricsRequest\x1a\x1e.mediad.plugin.v1.MetricsReply2\xa5\x02\n" +
+	"\aMetrics\x12 .mediad.plugin.v1.MetricsRequest\x1a\x1e.mediad.plugin.v1.MetricsReply\x12N\n" +
+	"\bChannels\x12!.mediad.plugin.v1.ChannelsRequest\x1a\x1f.mediad.plugin.v1.ChannelsReply2\xa5\x02\n" +
 	"\x06Reader\x12D\n" +
 	"\x04Open\x12\x1d.mediad.plugin.v1.OpenRequest\x1a\x1b.mediad.plugin.v1.OpenReply0\x01\x12B\n" +
 	"\x04Cost\x12\x1d.mediad.plugin.v1.OpenRequest\x1a\x1b.mediad.plugin.v1.CostReply\x12H\n" +
@@ -2359,7 +2563,7 @@ func file_stage_proto_rawDescGZIP() []byte {
 }
 
 var file_stage_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_stage_proto_msgTypes = make([]protoimpl.MessageInfo, 34)
+var file_stage_proto_msgTypes = make([]protoimpl.MessageInfo, 37)
 var file_stage_proto_goTypes = []any{
 	(Need)(0),               // 0: mediad.plugin.v1.Need
 	(Error_Is)(0),           // 1: mediad.plugin.v1.Error.Is
@@ -2376,76 +2580,82 @@ var file_stage_proto_goTypes = []any{
 	(*StopReply)(nil),       // 12: mediad.plugin.v1.StopReply
 	(*MetricsRequest)(nil),  // 13: mediad.plugin.v1.MetricsRequest
 	(*MetricsReply)(nil),    // 14: mediad.plugin.v1.MetricsReply
-	(*OpenRequest)(nil),     // 15: mediad.plugin.v1.OpenRequest
-	(*OpenReply)(nil),       // 16: mediad.plugin.v1.OpenReply
-	(*Info)(nil),            // 17: mediad.plugin.v1.Info
-	(*Batch)(nil),           // 18: mediad.plugin.v1.Batch
-	(*Header)(nil),          // 19: mediad.plugin.v1.Header
-	(*Format)(nil),          // 20: mediad.plugin.v1.Format
-	(*Clock)(nil),           // 21: mediad.plugin.v1.Clock
-	(*Frame)(nil),           // 22: mediad.plugin.v1.Frame
-	(*CostReply)(nil),       // 23: mediad.plugin.v1.CostReply
-	(*ExplainReply)(nil),    // 24: mediad.plugin.v1.ExplainReply
-	(*Candidate)(nil),       // 25: mediad.plugin.v1.Candidate
-	(*WatchRequest)(nil),    // 26: mediad.plugin.v1.WatchRequest
-	(*WatchReply)(nil),      // 27: mediad.plugin.v1.WatchReply
-	(*CreateRequest)(nil),   // 28: mediad.plugin.v1.CreateRequest
-	(*Create)(nil),          // 29: mediad.plugin.v1.Create
-	(*Close)(nil),           // 30: mediad.plugin.v1.Close
-	(*CreateReply)(nil),     // 31: mediad.plugin.v1.CreateReply
-	(*Created)(nil),         // 32: mediad.plugin.v1.Created
-	(*Written)(nil),         // 33: mediad.plugin.v1.Written
-	(*Error)(nil),           // 34: mediad.plugin.v1.Error
-	nil,                     // 35: mediad.plugin.v1.MakeRequest.SettingsEntry
+	(*ChannelsRequest)(nil), // 15: mediad.plugin.v1.ChannelsRequest
+	(*ChannelsReply)(nil),   // 16: mediad.plugin.v1.ChannelsReply
+	(*Channel)(nil),         // 17: mediad.plugin.v1.Channel
+	(*OpenRequest)(nil),     // 18: mediad.plugin.v1.OpenRequest
+	(*OpenReply)(nil),       // 19: mediad.plugin.v1.OpenReply
+	(*Info)(nil),            // 20: mediad.plugin.v1.Info
+	(*Batch)(nil),           // 21: mediad.plugin.v1.Batch
+	(*Header)(nil),          // 22: mediad.plugin.v1.Header
+	(*Format)(nil),          // 23: mediad.plugin.v1.Format
+	(*Clock)(nil),           // 24: mediad.plugin.v1.Clock
+	(*Frame)(nil),           // 25: mediad.plugin.v1.Frame
+	(*CostReply)(nil),       // 26: mediad.plugin.v1.CostReply
+	(*ExplainReply)(nil),    // 27: mediad.plugin.v1.ExplainReply
+	(*Candidate)(nil),       // 28: mediad.plugin.v1.Candidate
+	(*WatchRequest)(nil),    // 29: mediad.plugin.v1.WatchRequest
+	(*WatchReply)(nil),      // 30: mediad.plugin.v1.WatchReply
+	(*CreateRequest)(nil),   // 31: mediad.plugin.v1.CreateRequest
+	(*Create)(nil),          // 32: mediad.plugin.v1.Create
+	(*Close)(nil),           // 33: mediad.plugin.v1.Close
+	(*CreateReply)(nil),     // 34: mediad.plugin.v1.CreateReply
+	(*Created)(nil),         // 35: mediad.plugin.v1.Created
+	(*Written)(nil),         // 36: mediad.plugin.v1.Written
+	(*Error)(nil),           // 37: mediad.plugin.v1.Error
+	nil,                     // 38: mediad.plugin.v1.MakeRequest.SettingsEntry
 }
 var file_stage_proto_depIdxs = []int32{
 	4,  // 0: mediad.plugin.v1.Kind.settings:type_name -> mediad.plugin.v1.Setting
 	5,  // 1: mediad.plugin.v1.Kind.ports:type_name -> mediad.plugin.v1.Ports
 	0,  // 2: mediad.plugin.v1.Ports.needs_reader:type_name -> mediad.plugin.v1.Need
-	35, // 3: mediad.plugin.v1.MakeRequest.settings:type_name -> mediad.plugin.v1.MakeRequest.SettingsEntry
-	17, // 4: mediad.plugin.v1.OpenReply.opened:type_name -> mediad.plugin.v1.Info
-	18, // 5: mediad.plugin.v1.OpenReply.batch:type_name -> mediad.plugin.v1.Batch
-	19, // 6: mediad.plugin.v1.Batch.header:type_name -> mediad.plugin.v1.Header
-	21, // 7: mediad.plugin.v1.Batch.prev:type_name -> mediad.plugin.v1.Clock
-	22, // 8: mediad.plugin.v1.Batch.frames:type_name -> mediad.plugin.v1.Frame
-	20, // 9: mediad.plugin.v1.Header.video:type_name -> mediad.plugin.v1.Format
-	20, // 10: mediad.plugin.v1.Header.audio:type_name -> mediad.plugin.v1.Format
-	25, // 11: mediad.plugin.v1.ExplainReply.candidates:type_name -> mediad.plugin.v1.Candidate
-	23, // 12: mediad.plugin.v1.Candidate.cost:type_name -> mediad.plugin.v1.CostReply
-	29, // 13: mediad.plugin.v1.CreateRequest.create:type_name -> mediad.plugin.v1.Create
-	18, // 14: mediad.plugin.v1.CreateRequest.batch:type_name -> mediad.plugin.v1.Batch
-	30, // 15: mediad.plugin.v1.CreateRequest.close:type_name -> mediad.plugin.v1.Close
-	17, // 16: mediad.plugin.v1.Create.info:type_name -> mediad.plugin.v1.Info
-	32, // 17: mediad.plugin.v1.CreateReply.created:type_name -> mediad.plugin.v1.Created
-	33, // 18: mediad.plugin.v1.CreateReply.written:type_name -> mediad.plugin.v1.Written
-	34, // 19: mediad.plugin.v1.CreateReply.lost:type_name -> mediad.plugin.v1.Error
-	1,  // 20: mediad.plugin.v1.Error.is:type_name -> mediad.plugin.v1.Error.Is
-	7,  // 21: mediad.plugin.v1.MakeRequest.SettingsEntry.value:type_name -> mediad.plugin.v1.Value
-	2,  // 22: mediad.plugin.v1.Stage.Describe:input_type -> mediad.plugin.v1.DescribeRequest
-	6,  // 23: mediad.plugin.v1.Stage.Make:input_type -> mediad.plugin.v1.MakeRequest
-	9,  // 24: mediad.plugin.v1.Stage.Serve:input_type -> mediad.plugin.v1.ServeRequest
-	11, // 25: mediad.plugin.v1.Stage.Stop:input_type -> mediad.plugin.v1.StopRequest
-	13, // 26: mediad.plugin.v1.Stage.Metrics:input_type -> mediad.plugin.v1.MetricsRequest
-	15, // 27: mediad.plugin.v1.Reader.Open:input_type -> mediad.plugin.v1.OpenRequest
-	15, // 28: mediad.plugin.v1.Reader.Cost:input_type -> mediad.plugin.v1.OpenRequest
-	15, // 29: mediad.plugin.v1.Reader.Explain:input_type -> mediad.plugin.v1.OpenRequest
-	26, // 30: mediad.plugin.v1.Reader.Watch:input_type -> mediad.plugin.v1.WatchRequest
-	28, // 31: mediad.plugin.v1.Writer.Create:input_type -> mediad.plugin.v1.CreateRequest
-	3,  // 32: mediad.plugin.v1.Stage.Describe:output_type -> mediad.plugin.v1.Kind
-	8,  // 33: mediad.plugin.v1.Stage.Make:output_type -> mediad.plugin.v1.MakeReply
-	10, // 34: mediad.plugin.v1.Stage.Serve:output_type -> mediad.plugin.v1.ServeReply
-	12, // 35: mediad.plugin.v1.Stage.Stop:output_type -> mediad.plugin.v1.StopReply
-	14, // 36: mediad.plugin.v1.Stage.Metrics:output_type -> mediad.plugin.v1.MetricsReply
-	16, // 37: mediad.plugin.v1.Reader.Open:output_type -> mediad.plugin.v1.OpenReply
-	23, // 38: mediad.plugin.v1.Reader.Cost:output_type -> mediad.plugin.v1.CostReply
-	24, // 39: mediad.plugin.v1.Reader.Explain:output_type -> mediad.plugin.v1.ExplainReply
-	27, // 40: mediad.plugin.v1.Reader.Watch:output_type -> mediad.plugin.v1.WatchReply
-	31, // 41: mediad.plugin.v1.Writer.Create:output_type -> mediad.plugin.v1.CreateReply
-	32, // [32:42] is the sub-list for method output_type
-	22, // [22:32] is the sub-list for method input_type
-	22, // [22:22] is the sub-list for extension type_name
-	22, // [22:22] is the sub-list for extension extendee
-	0,  // [0:22] is the sub-list for field type_name
+	38, // 3: mediad.plugin.v1.MakeRequest.settings:type_name -> mediad.plugin.v1.MakeRequest.SettingsEntry
+	17, // 4: mediad.plugin.v1.ChannelsReply.channels:type_name -> mediad.plugin.v1.Channel
+	20, // 5: mediad.plugin.v1.OpenReply.opened:type_name -> mediad.plugin.v1.Info
+	21, // 6: mediad.plugin.v1.OpenReply.batch:type_name -> mediad.plugin.v1.Batch
+	22, // 7: mediad.plugin.v1.Batch.header:type_name -> mediad.plugin.v1.Header
+	24, // 8: mediad.plugin.v1.Batch.prev:type_name -> mediad.plugin.v1.Clock
+	25, // 9: mediad.plugin.v1.Batch.frames:type_name -> mediad.plugin.v1.Frame
+	23, // 10: mediad.plugin.v1.Header.video:type_name -> mediad.plugin.v1.Format
+	23, // 11: mediad.plugin.v1.Header.audio:type_name -> mediad.plugin.v1.Format
+	28, // 12: mediad.plugin.v1.ExplainReply.candidates:type_name -> mediad.plugin.v1.Candidate
+	26, // 13: mediad.plugin.v1.Candidate.cost:type_name -> mediad.plugin.v1.CostReply
+	32, // 14: mediad.plugin.v1.CreateRequest.create:type_name -> mediad.plugin.v1.Create
+	21, // 15: mediad.plugin.v1.CreateRequest.batch:type_name -> mediad.plugin.v1.Batch
+	33, // 16: mediad.plugin.v1.CreateRequest.close:type_name -> mediad.plugin.v1.Close
+	20, // 17: mediad.plugin.v1.Create.info:type_name -> mediad.plugin.v1.Info
+	35, // 18: mediad.plugin.v1.CreateReply.created:type_name -> mediad.plugin.v1.Created
+	36, // 19: mediad.plugin.v1.CreateReply.written:type_name -> mediad.plugin.v1.Written
+	37, // 20: mediad.plugin.v1.CreateReply.lost:type_name -> mediad.plugin.v1.Error
+	1,  // 21: mediad.plugin.v1.Error.is:type_name -> mediad.plugin.v1.Error.Is
+	7,  // 22: mediad.plugin.v1.MakeRequest.SettingsEntry.value:type_name -> mediad.plugin.v1.Value
+	2,  // 23: mediad.plugin.v1.Stage.Describe:input_type -> mediad.plugin.v1.DescribeRequest
+	6,  // 24: mediad.plugin.v1.Stage.Make:input_type -> mediad.plugin.v1.MakeRequest
+	9,  // 25: mediad.plugin.v1.Stage.Serve:input_type -> mediad.plugin.v1.ServeRequest
+	11, // 26: mediad.plugin.v1.Stage.Stop:input_type -> mediad.plugin.v1.StopRequest
+	13, // 27: mediad.plugin.v1.Stage.Metrics:input_type -> mediad.plugin.v1.MetricsRequest
+	15, // 28: mediad.plugin.v1.Stage.Channels:input_type -> mediad.plugin.v1.ChannelsRequest
+	18, // 29: mediad.plugin.v1.Reader.Open:input_type -> mediad.plugin.v1.OpenRequest
+	18, // 30: mediad.plugin.v1.Reader.Cost:input_type -> mediad.plugin.v1.OpenRequest
+	18, // 31: mediad.plugin.v1.Reader.Explain:input_type -> mediad.plugin.v1.OpenRequest
+	29, // 32: mediad.plugin.v1.Reader.Watch:input_type -> mediad.plugin.v1.WatchRequest
+	31, // 33: mediad.plugin.v1.Writer.Create:input_type -> mediad.plugin.v1.CreateRequest
+	3,  // 34: mediad.plugin.v1.Stage.Describe:output_type -> mediad.plugin.v1.Kind
+	8,  // 35: mediad.plugin.v1.Stage.Make:output_type -> mediad.plugin.v1.MakeReply
+	10, // 36: mediad.plugin.v1.Stage.Serve:output_type -> mediad.plugin.v1.ServeReply
+	12, // 37: mediad.plugin.v1.Stage.Stop:output_type -> mediad.plugin.v1.StopReply
+	14, // 38: mediad.plugin.v1.Stage.Metrics:output_type -> mediad.plugin.v1.MetricsReply
+	16, // 39: mediad.plugin.v1.Stage.Channels:output_type -> mediad.plugin.v1.ChannelsReply
+	19, // 40: mediad.plugin.v1.Reader.Open:output_type -> mediad.plugin.v1.OpenReply
+	26, // 41: mediad.plugin.v1.Reader.Cost:output_type -> mediad.plugin.v1.CostReply
+	27, // 42: mediad.plugin.v1.Reader.Explain:output_type -> mediad.plugin.v1.ExplainReply
+	30, // 43: mediad.plugin.v1.Reader.Watch:output_type -> mediad.plugin.v1.WatchReply
+	34, // 44: mediad.plugin.v1.Writer.Create:output_type -> mediad.plugin.v1.CreateReply
+	34, // [34:45] is the sub-list for method output_type
+	23, // [23:34] is the sub-list for method input_type
+	23, // [23:23] is the sub-list for extension type_name
+	23, // [23:23] is the sub-list for extension extendee
+	0,  // [0:23] is the sub-list for field type_name
 }
 
 func init() { file_stage_proto_init() }
@@ -2453,29 +2663,29 @@ func file_stage_proto_init() {
 	if File_stage_proto != nil {
 		return
 	}
-	file_stage_proto_msgTypes[14].OneofWrappers = []any{
+	file_stage_proto_msgTypes[17].OneofWrappers = []any{
 		(*OpenReply_Opened)(nil),
 		(*OpenReply_Batch)(nil),
 	}
-	file_stage_proto_msgTypes[19].OneofWrappers = []any{}
-	file_stage_proto_msgTypes[26].OneofWrappers = []any{
+	file_stage_proto_msgTypes[22].OneofWrappers = []any{}
+	file_stage_proto_msgTypes[29].OneofWrappers = []any{
 		(*CreateRequest_Create)(nil),
 		(*CreateRequest_Batch)(nil),
 		(*CreateRequest_Close)(nil),
 	}
-	file_stage_proto_msgTypes[29].OneofWrappers = []any{
+	file_stage_proto_msgTypes[32].OneofWrappers = []any{
 		(*CreateReply_Created)(nil),
 		(*CreateReply_Written)(nil),
 		(*CreateReply_Lost)(nil),
 	}
-	file_stage_proto_msgTypes[30].OneofWrappers = []any{}
+	file_stage_proto_msgTypes[33].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_stage_proto_rawDesc), len(file_stage_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   34,
+			NumMessages:   37,
 			NumExtensions: 0,
 			NumServices:   3,
 		},

@@ -70,6 +70,7 @@ const (
 	Stage_Serve_FullMethodName    = "/mediad.plugin.v1.Stage/Serve"
 	Stage_Stop_FullMethodName     = "/mediad.plugin.v1.Stage/Stop"
 	Stage_Metrics_FullMethodName  = "/mediad.plugin.v1.Stage/Metrics"
+	Stage_Channels_FullMethodName = "/mediad.plugin.v1.Stage/Channels"
 )
 
 // StageClient is the client API for Stage service.
@@ -91,6 +92,9 @@ type StageClient interface {
 	// Metrics tells what the stage counts, whenever somebody looks. It may be
 	// UNIMPLEMENTED.
 	Metrics(ctx context.Context, in *MetricsRequest, opts ...grpc.CallOption) (*MetricsReply, error)
+	// Channels lists the channels on air, for people who look. It may be
+	// UNIMPLEMENTED; Reader.Watch is what other stages go by.
+	Channels(ctx context.Context, in *ChannelsRequest, opts ...grpc.CallOption) (*ChannelsReply, error)
 }
 
 type stageClient struct {
@@ -151,6 +155,16 @@ func (c *stageClient) Metrics(ctx context.Context, in *MetricsRequest, opts ...g
 	return out, nil
 }
 
+func (c *stageClient) Channels(ctx context.Context, in *ChannelsRequest, opts ...grpc.CallOption) (*ChannelsReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ChannelsReply)
+	err := c.cc.Invoke(ctx, Stage_Channels_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // StageServer is the server API for Stage service.
 // All implementations must embed UnimplementedStageServer
 // for forward compatibility.
@@ -170,6 +184,9 @@ type StageServer interface {
 	// Metrics tells what the stage counts, whenever somebody looks. It may be
 	// UNIMPLEMENTED.
 	Metrics(context.Context, *MetricsRequest) (*MetricsReply, error)
+	// Channels lists the channels on air, for people who look. It may be
+	// UNIMPLEMENTED; Reader.Watch is what other stages go by.
+	Channels(context.Context, *ChannelsRequest) (*ChannelsReply, error)
 	mustEmbedUnimplementedStageServer()
 }
 
@@ -194,6 +211,9 @@ func (UnimplementedStageServer) Stop(context.Context, *StopRequest) (*StopReply,
 }
 func (UnimplementedStageServer) Metrics(context.Context, *MetricsRequest) (*MetricsReply, error) {
 	return nil, status.Error(codes.Unimplemented, "method Metrics not implemented")
+}
+func (UnimplementedStageServer) Channels(context.Context, *ChannelsRequest) (*ChannelsReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method Channels not implemented")
 }
 func (UnimplementedStageServer) mustEmbedUnimplementedStageServer() {}
 func (UnimplementedStageServer) testEmbeddedByValue()               {}
@@ -306,6 +326,24 @@ func _Stage_Metrics_Handler(srv interface{}, ctx context.Context, dec func(inter
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Stage_Channels_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ChannelsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(StageServer).Channels(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Stage_Channels_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(StageServer).Channels(ctx, req.(*ChannelsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Stage_ServiceDesc is the grpc.ServiceDesc for Stage service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -332,6 +370,10 @@ var Stage_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Metrics",
 			Handler:    _Stage_Metrics_Handler,
+		},
+		{
+			MethodName: "Channels",
+			Handler:    _Stage_Channels_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},
