@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"sync"
-	"time"
 
 	"github.com/mediad/mediad/core/media"
 )
@@ -23,7 +22,7 @@ type source struct {
 
 	// What Next alone uses.
 	in     *input
-	at     mark
+	at     media.Place
 	broken error // why the source is to be replaced; nil when it is not
 	tries  int   // replacements since the last batch
 
@@ -34,7 +33,7 @@ type source struct {
 }
 
 func newSource(b *broker, req media.OpenRequest, src media.Source, in *input) *source {
-	s := &source{b: b, req: req, info: src.Info(), in: in, src: src, at: mark{from: req.From, dts: media.None}}
+	s := &source{b: b, req: req, info: src.Info(), in: in, src: src, at: media.NewPlace(req.From)}
 	s.life, s.end = context.WithCancel(context.Background())
 	return s
 }
@@ -87,7 +86,7 @@ func (s *source) Next(ctx context.Context) (*media.Batch, error) {
 }
 
 func (s *source) pass(batch *media.Batch) *media.Batch {
-	s.at.pass(batch)
+	s.at.Pass(batch)
 	s.tries = 0
 	return batch
 }
@@ -97,19 +96,19 @@ func (s *source) pass(batch *media.Batch) *media.Batch {
 func (s *source) resumable(err error) bool {
 	cause := causeOf(err)
 	return (cause == unavailable || cause == failed) && !errors.Is(err, media.ErrChanged) && !errors.Is(err, media.ErrClosed) &&
-		!s.at.lost && s.tries < len(s.b.inputs)
+		!s.at.Lost && s.tries < len(s.b.inputs)
 }
 
-// resume opens the media at the mark from the best input that has the same
-// version, and reads up to the mark. The batch that it returns is what is left
-// of the one in which the mark lies, nil when the mark lies between two.
+// resume opens the media at their place from the best input that has the same
+// version, and reads up to it. The batch that it returns is what is left
+// of the one in which the place lies, nil when it lies between two.
 func (s *source) resume(ctx context.Context) (*media.Batch, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(s.life, cancel)()
 
 	req := s.req
-	req.From, req.RecordedOnly = s.at.from, true
+	req.From, req.RecordedOnly = s.at.From, true
 	reason := s.broken
 	for _, c := range s.b.ask(ctx, req) {
 		if c.err != nil {
@@ -120,7 +119,7 @@ func (s *source) resume(ctx context.Context) (*media.Batch, error) {
 			if err := s.replace(src); err != nil {
 				return nil, err
 			}
-			s.b.log.Warn("source failed, resumed", "name", s.info.Name, "input", s.in.Name, "by", c.in.Name, "at", s.at.dts, "error", s.broken)
+			s.b.log.Warn("source failed, resumed", "name", s.info.Name, "input", s.in.Name, "by", c.in.Name, "at", s.at.DTS(), "error", s.broken)
 			s.b.metrics.resumes.Inc()
 			s.in = c.in
 			return batch, nil
@@ -147,7 +146,7 @@ func (s *source) reopen(ctx context.Context, in *input, req media.OpenRequest) (
 	}
 	var batch *media.Batch
 	if err == nil {
-		batch, err = s.at.find(ctx, src)
+		batch, _, err = s.at.Find(ctx, src)
 	}
 	if err != nil {
 		_ = src.Close()
@@ -167,79 +166,4 @@ func (s *source) replace(src media.Source) error {
 	_ = s.src.Close()
 	s.src = src
 	return nil
-}
-
-// mark is a position in recorded media that can be found again: so many frames
-// after the join point at which an open from a time begins.
-type mark struct {
-	from   time.Duration
-	dts    time.Duration // of the batch it begins with, None before that is known
-	join   bool          // that is a join point; the start of the media need not be
-	frames int
-	last   frameID // of the last frame before the mark, to be sure
-	lost   bool    // time went back, so no time leads to the last join point
-}
-
-// frameID tells a frame from its neighbours.
-type frameID struct {
-	track    media.Track
-	dts, pts time.Duration
-	size     int
-}
-
-func idOf(f media.Frame) frameID { return frameID{f.Track, f.DTS, f.PTS, len(f.Body)} }
-
-// pass moves the mark behind b. Of several join points at one time an open
-// begins at the last.
-func (m *mark) pass(b *media.Batch) {
-	switch first := m.dts == media.None; {
-	case first:
-		m.dts, m.join = b.DTS(), b.Join()
-		if m.join && m.dts <= m.from {
-			m.from = m.dts
-		}
-	case !b.Join():
-	case b.DTS() < m.dts:
-		m.lost = true
-	case b.DTS() > m.dts || m.join:
-		m.from, m.dts, m.join, m.frames = b.DTS(), b.DTS(), true, 0
-	}
-	frames := b.Frames()
-	m.frames += len(frames)
-	m.last = idOf(frames[len(frames)-1])
-}
-
-// find reads src, opened at m.from, up to the mark.
-func (m *mark) find(ctx context.Context, src media.Source) (*media.Batch, error) {
-	clock := media.NoClock
-	for left := m.frames; left > 0; {
-		b, err := src.Next(ctx)
-		if errors.Is(err, io.EOF) {
-			return nil, fmt.Errorf("%w: it ends before the position", media.ErrChanged)
-		}
-		if err != nil {
-			return nil, err
-		}
-		if left == m.frames && b.DTS() != m.dts {
-			return nil, fmt.Errorf("%w: it starts at %s, not at %s", media.ErrChanged, b.DTS(), m.dts)
-		}
-		if left == m.frames {
-			clock = b.Prev()
-		}
-		frames := b.Frames()
-		n := min(left, len(frames))
-		for _, f := range frames[:n] {
-			*clock.At(f.Track) = f.DTS
-		}
-		if left -= n; left > 0 {
-			continue
-		}
-		if idOf(frames[n-1]) != m.last {
-			return nil, fmt.Errorf("%w: another frame is at %s", media.ErrChanged, m.last.dts)
-		}
-		if n < len(frames) {
-			return media.NewBatch(b.Header(), clock, frames[n:]...), nil
-		}
-	}
-	return nil, nil
 }

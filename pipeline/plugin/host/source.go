@@ -32,7 +32,7 @@ type source struct {
 	process *process
 	broken  error // why the process has failed; nil when it has not
 	tries   int   // processes that have failed since the last batch
-	at      place
+	at      media.Place
 	header  *media.Header // the last one
 	skips   int           // of earlier processes, and gaps between them
 	missed  int64
@@ -44,7 +44,7 @@ type source struct {
 }
 
 func newSource(s *Stage, req media.OpenRequest, p *process, from *wire.Source) *source {
-	src := &source{stage: s, req: req, info: from.Info(), process: p, from: from, at: place{from: req.From, dts: media.None}}
+	src := &source{stage: s, req: req, info: from.Info(), process: p, from: from, at: media.NewPlace(req.From)}
 	src.life, src.end = context.WithCancel(context.Background())
 	s.hold(src.info, 1)
 	return src
@@ -103,7 +103,7 @@ func (s *source) Next(ctx context.Context) (*media.Batch, error) {
 			return nil, media.ErrClosed
 		}
 		err = s.stage.blame(ctx, s.process, err)
-		if s.tries++; s.process.ctx.Err() == nil || s.at.lost || s.tries > resumeTries {
+		if s.tries++; s.process.ctx.Err() == nil || s.at.Lost || s.tries > resumeTries {
 			return nil, err
 		}
 		s.broken = err
@@ -137,7 +137,7 @@ func (s *source) next(ctx context.Context) (*media.Batch, error) {
 
 // pass returns b, behind which the source now is.
 func (s *source) pass(b *media.Batch) *media.Batch {
-	s.at.pass(b)
+	s.at.Pass(b)
 	s.header = b.Header()
 	s.tries = 0
 	return b
@@ -150,7 +150,7 @@ func (s *source) resume(ctx context.Context) (*media.Batch, error) {
 	defer cancel()
 	defer context.AfterFunc(s.life, cancel)()
 	req := s.req
-	req.From = s.at.from
+	req.From = s.at.From
 	from, r, err := s.stage.open(within, req, s.header)
 	if err != nil {
 		return nil, s.late(ctx, within, err)
@@ -161,7 +161,7 @@ func (s *source) resume(ctx context.Context) (*media.Batch, error) {
 	if info := from.Info(); info.Live != s.info.Live || info.Version != s.info.Version {
 		return nil, fmt.Errorf("%s: %w: it has the version %q, not %q", s.info.Name, media.ErrChanged, info.Version, s.info.Version)
 	}
-	b, gap, err := s.at.find(within, from, s.info.Live)
+	b, gap, err := s.at.Find(within, from)
 	if err != nil {
 		return nil, s.late(ctx, within, err)
 	}
@@ -169,7 +169,7 @@ func (s *source) resume(ctx context.Context) (*media.Batch, error) {
 		s.skips++
 	}
 	s.stage.metrics.resumes.Inc()
-	s.stage.log.Info("source resumed in a new process", "name", s.info.Name, "after", s.at.last.dts, "gap", gap, "reason", s.broken)
+	s.stage.log.Info("source resumed in a new process", "name", s.info.Name, "after", s.at.DTS(), "gap", gap, "reason", s.broken)
 	s.broken = nil
 	return b, nil
 }
