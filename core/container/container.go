@@ -77,3 +77,21 @@ func Notes(index media.Index) []string {
 	}
 	return nil
 }
+
+// Cause names an error of opening or reading a file, as the readers count them; ""
+// for one that is only the end of a context.
+func Cause(err error) string {
+	switch {
+	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
+		return ""
+	case errors.Is(err, media.ErrNotFound):
+		return "not found"
+	case errors.Is(err, media.ErrDenied):
+		return "denied"
+	case errors.Is(err, media.ErrChanged):
+		return "changed"
+	case errors.Is(err, media.ErrUnavailable):
+		return "unavailable"
+	}
+	return "unreadable"
+}

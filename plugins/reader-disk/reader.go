@@ -171,19 +171,8 @@ func (r *reader) failed(path string, err error) error {
 
 // count counts an error under its cause and returns it.
 func (r *reader) count(err error) error {
-	cause := "unreadable"
-	switch {
-	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
-		return err
-	case errors.Is(err, media.ErrNotFound):
-		cause = "not found"
-	case errors.Is(err, media.ErrDenied):
-		cause = "denied"
-	case errors.Is(err, media.ErrChanged):
-		cause = "changed"
-	case errors.Is(err, media.ErrUnavailable):
-		cause = "unavailable"
+	if cause := container.Cause(err); cause != "" {
+		r.errors.WithLabelValues(cause).Inc()
 	}
-	r.errors.WithLabelValues(cause).Inc()
 	return err
 }

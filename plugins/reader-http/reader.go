@@ -200,22 +200,14 @@ func (r *reader) failed(name string, err error) error {
 
 // count counts an error under its cause and returns it.
 func (r *reader) count(err error) error {
-	cause := "unreadable"
+	cause := container.Cause(err)
 	switch {
-	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
+	case cause == "":
 		return err
-	case errors.Is(err, media.ErrNotFound):
-		cause = "not found"
-	case errors.Is(err, media.ErrDenied):
-		cause = "denied"
-	case errors.Is(err, media.ErrChanged):
-		cause = "changed"
 	case errors.Is(err, errSlow):
 		cause = "slow"
 	case errors.Is(err, errRedirect):
 		cause = "redirect"
-	case errors.Is(err, media.ErrUnavailable):
-		cause = "unavailable"
 	}
 	r.errors.WithLabelValues(cause).Inc()
 	return err
