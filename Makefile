@@ -45,3 +45,8 @@ plugins:
 	$(GO) build -o plugins.d/reader-disk ./plugins/reader-disk/plugin
 	$(GO) build -o plugins.d/reader-http ./plugins/reader-http/plugin
 	$(GO) build -o plugins.d/writer-disk ./plugins/writer-disk/plugin
+
+# The frame path against nginx-rtmp (Debian: nginx, libnginx-mod-rtmp), when that is installed.
+.PHONY: bench
+bench:
+	$(GO) run ./bench

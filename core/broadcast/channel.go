@@ -5,6 +5,7 @@ package broadcast
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"sync"
@@ -21,7 +22,7 @@ type channel struct {
 
 	mu      sync.RWMutex
 	ring    *ring
-	wake    chan struct{} // closed and replaced whenever a waiting cursor should look again
+	wake    chan struct{} // closed and replaced when a batch has come, closed when the channel has ended
 	sink    *sink         // the publisher's, nil while it is away
 	ended   bool
 	linger  *time.Timer // running while the publisher is away
@@ -98,7 +99,7 @@ func (c *channel) end(coming int, reason string) {
 	over := c.comings == coming && !c.ended
 	if over {
 		c.ended = true
-		c.wakeAll()
+		close(c.wake) // for good
 		delete(c.b.channels, c.name)
 		c.b.notify()
 	}
@@ -278,6 +279,40 @@ func (cur *cursor) Buffered() int {
 	defer c.mu.RUnlock()
 	return int(c.ring.next - max(cur.next, c.ring.first))
 }
+
+// Feed is the same for all cursors of a channel.
+func (cur *cursor) Feed() any { return cur.channel }
+
+// Ready is closed once a batch has come after the call, or the channel has ended.
+func (cur *cursor) Ready() <-chan struct{} {
+	c := cur.channel
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	return c.wake
+}
+
+// Take appends all batches that there are to dst. It takes none when the cursor
+// is about to skip, or the channel is at its end.
+func (cur *cursor) Take(dst []*media.Batch) ([]*media.Batch, error) {
+	c := cur.channel
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	switch {
+	case cur.joining || cur.next < c.ring.first:
+		return dst, errSkips
+	case cur.next == c.ring.next && c.ended:
+		return dst, io.EOF
+	}
+	for ; cur.next < c.ring.next; cur.next++ {
+		s := c.ring.slot(cur.next)
+		cur.frames = s.frames + uint64(len(s.batch.Frames()))
+		dst = append(dst, s.batch)
+	}
+	return dst, nil
+}
+
+// errSkips is no error of the channel: Next is to be called.
+var errSkips = errors.New("the reader is not at a place from which all is there")
 
 // Skips is how often the cursor was too late and was moved forward, past Missed
 // frames. Both are for the goroutine that calls Next.

@@ -63,7 +63,7 @@ type chunkStream struct {
 
 func newChunkReader(r io.Reader, dropped func(cause string)) *chunkReader {
 	return &chunkReader{
-		r:       bufio.NewReaderSize(r, 8<<10),
+		r:       bufio.NewReaderSize(r, 1<<10),
 		size:    128, // until SetChunkSize says otherwise (5.4.1)
 		streams: make(map[uint32]*chunkStream),
 		media:   maxCommand,
@@ -72,6 +72,10 @@ func newChunkReader(r io.Reader, dropped func(cause string)) *chunkReader {
 		dropped: dropped,
 	}
 }
+
+// expectMedia gives the reader a buffer in which many messages have room. Viewers,
+// of whom there are many, send too little to need it.
+func (c *chunkReader) expectMedia() { c.r = bufio.NewReaderSize(c.r, 32<<10) }
 
 // next returns the next message. It obeys SetChunkSize and Abort by itself.
 func (c *chunkReader) next() (message, error) {

@@ -291,6 +291,7 @@ func BenchmarkChunkReader(b *testing.B) {
 		b.Run(strconv.Itoa(size), func(b *testing.B) {
 			w := rechunk(wire, size)
 			r := newChunkReader(nil, nil)
+			r.expectMedia()
 			r.size = size
 			b.SetBytes(int64(len(w)))
 			b.ReportAllocs()

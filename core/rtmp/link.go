@@ -40,6 +40,7 @@ func newLink(ctx context.Context, conn net.Conn, m *metrics, timeout time.Durati
 	l.wire = &wire{ctx: ctx, conn: conn, bytes: m.bytes.WithLabelValues("in")}
 	l.in = newChunkReader(l.wire, m.drop)
 	l.out.conn, l.out.timeout, l.out.bytes = conn, timeout, m.bytes.WithLabelValues("out")
+	l.out.prompt = newPrompt(conn)
 	return l
 }
 

@@ -25,6 +25,10 @@ const chunkSize = 65536
 // this much within it is slow, but alive.
 const maxWrite = 256 << 10
 
+// maxQueue is how many pieces a connection at rest keeps room for. What a
+// joiner is sent at first has more, and what follows has a few.
+const maxQueue = 32
+
 // The chunk streams that are written on. Messages on the chunk stream of a track are written
 // with deltas; all others have headers of type 0.
 const (
@@ -64,6 +68,8 @@ type output struct {
 	scratch []byte      // the headers in queue
 	iov     [][]byte    // what one write takes of the queue
 	vec     net.Buffers // iov while it is being written; WriteTo consumes it
+	prompt  *prompt     // writes without waiting; nil when the connection cannot
+	limited bool        // the connection has a write deadline
 	err     error       // the first failure; nothing is written after it
 
 	clocks [tracks]trackClock // what the chunk streams of the tracks count from
@@ -128,6 +134,9 @@ func (o *output) flush() error {
 	}
 	clear(o.queue)
 	o.queue, o.scratch = o.queue[:0], o.scratch[:0]
+	if cap(o.queue) > maxQueue {
+		o.queue, o.scratch, o.iov, o.vec = nil, nil, nil, nil
+	}
 	return o.err
 }
 
@@ -150,6 +159,7 @@ func (o *output) take(queue [][]byte) [][]byte {
 // write writes iov.
 func (o *output) write() error {
 	_ = o.conn.SetWriteDeadline(time.Now().Add(o.timeout))
+	o.limited = true
 	if o.closed.Load() { // in this order, or the deadline would undo shut's
 		return media.ErrClosed
 	}
@@ -170,6 +180,41 @@ func (o *output) write() error {
 		return fmt.Errorf("write to the client: %w", err)
 	}
 	return nil
+}
+
+// try writes what was put as far as the socket takes it at once, and reports
+// whether that was all. The rest is written by the next flush.
+func (o *output) try() (done bool, err error) {
+	if o.limited { // it may have passed long ago
+		o.limited = false
+		_ = o.conn.SetWriteDeadline(time.Time{})
+	}
+	if o.closed.Load() && o.err == nil {
+		o.err = media.ErrClosed
+	}
+	if o.err != nil {
+		return false, o.err
+	}
+	n, err := o.prompt.write(o.queue)
+	o.bytes.Add(float64(n))
+	if err != nil {
+		o.err = fmt.Errorf("write to the client: %w", err)
+	}
+	rest := o.queue
+	for len(rest) > 0 && n >= len(rest[0]) {
+		n -= len(rest[0])
+		rest = rest[1:]
+	}
+	if len(rest) > 0 {
+		rest[0] = rest[0][n:]
+	}
+	left := copy(o.queue, rest)
+	clear(o.queue[left:])
+	o.queue = o.queue[:left]
+	if left == 0 {
+		o.scratch = o.scratch[:0]
+	}
+	return left == 0, o.err
 }
 
 // writeJoined is write for a connection, such as TLS, that would make a record

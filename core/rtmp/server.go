@@ -55,8 +55,9 @@ func (l Limits) withDefaults() Limits {
 }
 
 // sendBuffer is the size of the kernel's buffer for what a viewer has not taken.
-// Left alone, it would grow to megabytes for each that stalls.
-const sendBuffer = 512 << 10
+// Left alone, it would grow to megabytes for each that stalls. The kernel takes
+// up to twice as much.
+const sendBuffer = 192 << 10
 
 // A Server serves RTMP.
 type Server struct {

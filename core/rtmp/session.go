@@ -174,6 +174,7 @@ func (s *session) pace() {
 	s.in.media, s.in.data, s.in.maxHeld = maxCommand, maxCommand, maxHeld
 	switch {
 	case states&publishing != 0:
+		s.in.expectMedia()
 		s.wire.idle = limits.Silence
 		s.in.media, s.in.data, s.in.maxHeld = limits.Message, maxData, limits.Message+limits.Message/2
 	case states&playing != 0:

@@ -164,6 +164,15 @@ func (s *session) play(c call) error {
 	return s.refusePlay(c.stream, "", errors.New("play names no stream"))
 }
 
+// viewer makes the viewer of a message stream.
+func (s *session) viewer(id uint32) stream.Viewer {
+	v := &viewer{s: s, id: id}
+	if s.out.prompt == nil {
+		return v
+	}
+	return promptViewer{v}
+}
+
 // play2 has its arguments in an object. It switches to another stream.
 func (s *session) play2(c call) error {
 	o := object(c.arg(0))
@@ -184,7 +193,7 @@ func (s *session) playName(st *messageStream, name string, start, length any, re
 		if newPlayer == nil {
 			return s.refusePlay(st, req.Name, fmt.Errorf("nothing can be played from the app %q", s.address.app))
 		}
-		st.player = newPlayer(&viewer{s: s, id: st.id})
+		st.player = newPlayer(s.viewer(st.id))
 		st.state = playing
 		s.pace()
 		if st.buffer > 0 {

@@ -26,6 +26,8 @@ type viewer struct {
 	// the metadata and the configuration of each track.
 	header *media.Header
 	sent   struct{ meta, video, audio []byte }
+
+	late []*media.Batch // of a Try that found the output taken
 }
 
 func (v *viewer) Context() context.Context { return v.s.ctx }
@@ -81,15 +83,37 @@ func (v *viewer) Receive(t media.Track, on bool) {
 func (v *viewer) Write(batches []*media.Batch) error {
 	o := &v.s.out
 	o.mu.Lock()
+	v.put(o, v.late)
+	v.late = nil
+	v.put(o, batches)
+	err := o.flush()
+	o.mu.Unlock()
+	return v.fail(err)
+}
+
+func (v *viewer) put(o *output, batches []*media.Batch) {
 	for _, b := range batches {
 		if b.Header() != v.header {
 			v.putHeader(o, b)
 		}
 		v.putBatch(o, formOf(b))
 	}
-	err := o.flush()
+}
+
+// A promptViewer is a viewer whose connection can be written to without waiting.
+type promptViewer struct{ *viewer }
+
+// Try implements stream.Prompt.
+func (v promptViewer) Try(batches []*media.Batch) (done bool, err error) {
+	o := &v.s.out
+	if !o.mu.TryLock() { // somebody writes, and may be waiting for the client
+		v.late = append(v.late, batches...)
+		return false, nil
+	}
+	v.put(o, batches)
+	done, err = o.try()
 	o.mu.Unlock()
-	return v.fail(err)
+	return done, v.fail(err)
 }
 
 // putHeader puts what the client does not have of the header of b.

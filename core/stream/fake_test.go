@@ -435,7 +435,7 @@ func newHouse(t *testing.T) *house {
 		Inputs:  []stage.Input{{Name: "test/library", Reader: l}},
 		Drain:   10 * time.Second,
 	}
-	s, err := Kind(h.door).New(env, &settings{App: "vod"})
+	s, err := Kind(h.door).New(env, &settings{App: "vod", Latency: Auto})
 	if err != nil {
 		t.Fatal(err)
 	}

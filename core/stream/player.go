@@ -31,10 +31,12 @@ var (
 type player struct {
 	stage  *stream
 	viewer Viewer
+	prompt Prompt          // the viewer, or nil
 	ctx    context.Context // ends with the viewer, by Close, or by the stage
 	cancel context.CancelCauseFunc
 	done   chan struct{} // closed by the stage when the goroutine has ended
 	quiet  chan struct{} // closed when the stage drains and nothing plays
+	putOff chan struct{} // holds one: a round has left the rest to the goroutine
 
 	mu    sync.Mutex
 	inbox []event         // at most maxEvents, and a drain
@@ -61,8 +63,10 @@ func newPlayer(s *stream, v Viewer) *player {
 		viewer: v,
 		done:   make(chan struct{}),
 		quiet:  make(chan struct{}),
+		putOff: make(chan struct{}, 1),
 		buffer: defaultBuffer,
 	}
+	p.prompt, _ = v.(Prompt)
 	p.ctx, p.cancel = context.WithCancelCause(v.Context())
 	p.calm, p.wake = context.WithCancel(p.ctx)
 	return p

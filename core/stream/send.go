@@ -37,6 +37,8 @@ type pace struct {
 	batch   *media.Batch // read, and not sent
 	fresh   bool         // batch is no continuation of the one before
 	skipper Skipper      // the source, or nil
+	feed    Feed         // the source, or nil when it is none or the viewer is no Prompt
+	owed    bool         // the viewer has something left to write
 	skips   int
 	base    time.Duration  // the client plays, or is about to,
 	since   time.Time      // at this time
@@ -56,13 +58,19 @@ func (p *player) attach(s media.Source, first *media.Batch, start time.Duration)
 	if p.skipper, _ = s.(Skipper); p.skipper != nil {
 		p.skips = p.skipper.Skips()
 	}
+	if p.prompt != nil {
+		p.feed, _ = s.(Feed)
+	}
 }
 
-func (p *player) detach() { p.batch, p.skipper = nil, nil }
+func (p *player) detach() { p.batch, p.skipper, p.feed = nil, nil, nil }
 
 // work sends what is due, and returns what came of it. It waits for that until
 // p.calm ends.
 func (p *player) work() event {
+	if p.rides() && (p.ride() || p.err != nil) {
+		return event{kind: none}
+	}
 	if p.batch == nil {
 		if err := p.fetch(); err != nil {
 			return p.stuck(err)
@@ -78,12 +86,20 @@ func (p *player) work() event {
 	if len(p.out) > 0 {
 		p.send(p.out)
 	}
-	clear(p.out) // the batches are not kept alive by an idle viewer
-	p.out = p.out[:0]
+	p.drop()
 	if p.err != nil {
 		return event{kind: none}
 	}
 	return e
+}
+
+// drop empties p.out: the batches are not kept alive by an idle viewer, nor is
+// room for as many as a joiner is sent at first.
+func (p *player) drop() {
+	clear(p.out)
+	if p.out = p.out[:0]; cap(p.out) > 32 {
+		p.out = nil
+	}
 }
 
 // gather moves what can be sent in one write to p.out.
@@ -208,7 +224,13 @@ func (p *player) send(batches []*media.Batch) {
 	if p.say(p.viewer.Write(batches)); p.err != nil {
 		return
 	}
-	frames, bytes := 0, 0
+	frames, bytes := p.count(batches)
+	p.stage.metrics.frames.Add(float64(frames))
+	p.stage.metrics.bytes.Add(float64(bytes))
+}
+
+// count notes what was sent, and returns how much that is.
+func (p *player) count(batches []*media.Batch) (frames, bytes int) {
 	for _, b := range batches {
 		for _, f := range b.Frames() {
 			*p.sent.At(f.Track) = f.DTS
@@ -220,8 +242,7 @@ func (p *player) send(batches []*media.Batch) {
 	}
 	p.from = p.sent.Max()
 	p.bytes += bytes
-	p.stage.metrics.frames.Add(float64(frames))
-	p.stage.metrics.bytes.Add(float64(bytes))
+	return frames, bytes
 }
 
 // place puts live media on the client's timeline. What comes next begins at first.

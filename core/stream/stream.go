@@ -13,7 +13,8 @@ import (
 )
 
 type settings struct {
-	App string `set:"app,required" doc:"application that viewers connect to: rtmp://host/APP/name"`
+	App     string  `set:"app,required" doc:"application that viewers connect to: rtmp://host/APP/name"`
+	Latency Latency `set:"latency" doc:"how long live frames may be held back so that several are written at once, which costs less: a duration up to 1s, or auto, that is up to 40ms when there are many viewers"`
 }
 
 func (s *settings) Check() error {
@@ -28,7 +29,7 @@ func Kind(front Front) stage.Kind {
 	return stage.Kind{
 		Name:     "stream",
 		Summary:  "Plays to the viewers of an application: from a position, pause, seek, playlist.",
-		Settings: func() any { return &settings{} },
+		Settings: func() any { return &settings{Latency: Auto} },
 		Ports:    stage.Ports{NeedsReader: stage.One},
 		New: func(env stage.Env, s any) (stage.Stage, error) {
 			if len(env.Inputs) != 1 {
@@ -45,6 +46,7 @@ func Kind(front Front) stage.Kind {
 				front:   front,
 				metrics: metrics,
 				players: map[*player]struct{}{},
+				rounds:  rounds{latency: s.(*settings).Latency, metrics: metrics, of: map[any][]*round{}},
 			}, nil
 		},
 	}
@@ -57,6 +59,7 @@ type stream struct {
 	input   stage.Input
 	front   Front
 	metrics *metrics
+	rounds  rounds
 
 	mu       sync.Mutex
 	players  map[*player]struct{}
@@ -94,6 +97,7 @@ func (s *stream) Serve(ctx context.Context) error {
 	for _, p := range players {
 		<-p.done
 	}
+	s.rounds.running.Wait()
 	return nil
 }
 
