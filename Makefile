@@ -2,6 +2,7 @@
 # make build   the daemon, ./mediad
 # make plugins the stages that also are plugins, into plugins.d
 # make fuzz    each fuzz target for FUZZTIME (default 5s)
+# make bench   the frame path beside nginx-rtmp; make bench-plugin the plugin wire
 
 GO       ?= go
 FUZZTIME ?= 5s
