@@ -128,7 +128,7 @@ func start(t *testing.T, file string) *running {
 	}
 	t.Cleanup(func() { _ = r.Process.Kill(); _ = r.Wait() })
 	r.log = bufio.NewScanner(stderr)
-	line := r.until(t, "on air:")
+	line := r.until(t, "on air: rtmp=") // a channel is on air too, maybe before
 	r.rtmp = regexp.MustCompile(`rtmp=(\S+)`).FindStringSubmatch(line)[1]
 	r.http = "http://" + regexp.MustCompile(`http=(\S+)`).FindStringSubmatch(line)[1]
 	return r
