@@ -49,7 +49,7 @@ func (p *parser) parse(text []byte) (*Graph, []line) {
 		return g, nil
 	}
 	top := p.pairs(root, "", "the file", "version", "listen", "plugins", "pipelines", "drain", "log", "pprof")
-	if top == nil {
+	if root.Kind != yaml.MappingNode {
 		return g, nil
 	}
 	misspelt := len(p.problems) > 0
