@@ -18,7 +18,6 @@ import (
 	"github.com/mediad/mediad/core/stage"
 	"github.com/mediad/mediad/pipeline/dump"
 	"github.com/mediad/mediad/pipeline/stagetest"
-	"github.com/prometheus/client_golang/prometheus"
 	"github.com/spf13/cobra"
 )
 
@@ -100,27 +99,12 @@ type single struct {
 
 // start makes the stage and serves it, until stop.
 func (s single) start(inputs ...stage.Input) (made stage.Stage, stop func() error, err error) {
-	decoded, err := s.kind.Decode(s.values)
-	if err != nil {
-		return nil, nil, err
-	}
-	made, err = s.kind.New(stage.Env{
-		Name:    "alone/" + s.kind.Name,
-		Log:     s.log,
-		Metrics: prometheus.NewRegistry(),
-		Inputs:  inputs,
-		Drain:   5 * time.Second,
-	}, decoded)
-	if err != nil {
-		return nil, nil, err
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	served := make(chan error, 1)
-	go func() { served <- made.Serve(ctx) }()
-	return made, func() error {
-		cancel()
-		return <-served
-	}, nil
+	return stagetest.Start(s.kind, s.values, stage.Env{
+		Name:   "alone/" + s.kind.Name,
+		Log:    s.log,
+		Inputs: inputs,
+		Drain:  5 * time.Second,
+	})
 }
 
 // run runs the stage between in and print.

@@ -22,7 +22,6 @@ import (
 	"github.com/mediad/mediad/pipeline/plugin/host"
 	"github.com/mediad/mediad/pipeline/plugin/wire"
 	"github.com/mediad/mediad/pipeline/stagetest"
-	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/goleak"
 )
 
@@ -113,25 +112,10 @@ func serve(t *testing.T, k stage.Kind, settings map[string]any) stage.Stage {
 }
 
 func start(k stage.Kind, settings map[string]any, inputs ...stage.Input) (s stage.Stage, stop func() error, err error) {
-	decoded, err := k.Decode(settings)
-	if err != nil {
-		return nil, nil, err
-	}
-	s, err = k.New(stage.Env{
-		Name:    "test/" + k.Name,
-		Log:     hclog.NewNullLogger(),
-		Metrics: prometheus.NewRegistry(),
-		Inputs:  inputs,
-		Drain:   10 * time.Second,
-	}, decoded)
-	if err != nil {
-		return nil, nil, err
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	served := make(chan error, 1)
-	go func() { served <- s.Serve(ctx) }()
-	return s, func() error {
-		cancel()
-		return <-served
-	}, nil
+	return stagetest.Start(k, settings, stage.Env{
+		Name:   "test/" + k.Name,
+		Log:    hclog.NewNullLogger(),
+		Inputs: inputs,
+		Drain:  10 * time.Second,
+	})
 }

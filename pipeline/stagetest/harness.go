@@ -18,7 +18,6 @@ import (
 	"github.com/mediad/mediad/core/media"
 	"github.com/mediad/mediad/core/stage"
 	"github.com/mediad/mediad/pipeline/dump"
-	"github.com/prometheus/client_golang/prometheus"
 )
 
 // A Harness has one stage between the test and the test. What the stage reads or
@@ -51,29 +50,23 @@ func NewHarness(t *testing.T, k stage.Kind, settings map[string]any, name string
 		began: time.Now(),
 	}
 	h.lines = dump.NewPrinter(&h.text)
-	env := stage.Env{Name: "test/" + k.Name, Log: hclog.NewNullLogger(), Metrics: prometheus.NewRegistry()}
+	env := stage.Env{Name: "test/" + k.Name, Log: hclog.NewNullLogger()}
 	if k.NeedsReader != stage.None {
 		env.Inputs = []stage.Input{{Name: "test/harness", Reader: h.feed}}
 	}
 	if k.NeedsWriter {
 		env.Output = h
 	}
-	decoded, err := k.Decode(settings)
+	made, stop, err := Start(k, settings, env)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if h.Stage, err = k.New(env, decoded); err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	served := make(chan error, 1)
-	go func() { served <- h.Stage.Serve(ctx) }()
+	h.Stage = made
 	t.Cleanup(func() {
 		if h.source != nil {
 			h.source.Close()
 		}
-		cancel()
-		if err := <-served; err != nil {
+		if err := stop(); err != nil {
 			t.Error(err)
 		}
 	})
