@@ -74,6 +74,10 @@ type OpenRequest struct {
 	// LiveOnly and RecordedOnly refuse the other kind with ErrNotFound, for a
 	// reader that has both.
 	LiveOnly, RecordedOnly bool
+	// Peer is the node that asks for its own viewers, "" when this node's own ask.
+	// What a peer asks for is answered with what this node has, and never
+	// asked of a third: so no request goes round in a circle.
+	Peer string
 }
 
 // CreateRequest is what Create is asked for.
@@ -120,61 +124,17 @@ type RedirectError struct{ URL string }
 
 func (e *RedirectError) Error() string { return "redirected to " + e.URL }
 
-// Cost is what it takes to open something from a reader; see Total.
-type Cost struct {
-	// Place names where the media are: "memory", "disk", "http", "live", or PlaceUnknown.
-	Place string `json:"place"`
-	// Base is the cost of the place on an idle machine: a byte from own memory
-	// is 1, from a local disk 10, from an origin over HTTP 200.
-	Base float64 `json:"base"`
-	// Load is the use of the busiest resource on the way, 0 to 1.
-	Load float64 `json:"load"`
-}
-
-// The base costs of the places this package knows.
-const (
-	CostMemory = 1
-	CostDisk   = 10
-	CostHTTP   = 200
-)
-
-// PlaceUnknown is the place of media whose reader cannot tell what they cost.
-const PlaceUnknown = "unknown"
-
-// Overloaded is the load from which a place is no candidate any more.
-const Overloaded = 0.95
-
-// Total is what candidates are compared by: the base cost and the queueing that
-// the load adds to it, 5*u/(1-u).
-func (c Cost) Total() float64 {
-	u := min(max(c.Load, 0), 0.999)
-	return c.Base + 5*u/(1-u)
-}
-
-// A Coster is a Reader that knows what opening req would cost, without opening
-// it. It fails as Open would, with ErrNotFound and the others.
-type Coster interface {
-	Cost(ctx context.Context, req OpenRequest) (Cost, error)
-}
-
-// A Candidate is one way to open something, as an Explainer saw it.
-type Candidate struct {
-	Source string  `json:"source"` // the stage it would come from
-	Cost   Cost    `json:"cost"`
-	Total  float64 `json:"total"`
-	Chosen bool    `json:"chosen"`
-	Note   string  `json:"note,omitempty"` // why it is no candidate, or what it is
-}
-
-// An Explainer is a Reader that can say how it would choose, for `mediad explain`.
-type Explainer interface {
-	Explain(ctx context.Context, req OpenRequest) ([]Candidate, error)
-}
-
 // Buffered is a Source that knows how many batches Next would return at once,
 // so that a writer can gather them into one system call.
 type Buffered interface {
 	Buffered() int
+}
+
+// Routed is a Source of live media that knows the nodes which they came through,
+// their owner's first and this one last. The path may change while the source is
+// open; it is empty while nobody sends.
+type Routed interface {
+	Path() []string
 }
 
 // Copy writes what src has into dst until src ends, and returns nil at its end.

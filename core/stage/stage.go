@@ -38,6 +38,10 @@ type Ports struct {
 	NeedsReader Need
 	// NeedsWriter says that the stage writes into the one that follows it.
 	NeedsWriter bool
+	// Apart says that what the stage provides does not come from what it needs: it
+	// serves the one to other nodes and gets the other from them. So a stage that
+	// reads from it may also feed it, which is no circle.
+	Apart bool
 }
 
 // Need is how many neighbours of one sort a stage takes.
@@ -75,6 +79,8 @@ type Env struct {
 	Inputs []Input
 	// Output is the writer that follows, nil unless the kind needs one.
 	Output media.Writer
+	// Nodes are the other nodes of the cluster, nil when the daemon is alone.
+	Nodes Nodes
 	// Drain is how long Serve may take after its context has ended.
 	Drain time.Duration
 }
