@@ -45,28 +45,51 @@ func Wrong(setting, format string, args ...any) error {
 //	Idle time.Duration `set:"idle" doc:"..."`
 //
 // A field is a string, bool, int, float64, Size, time.Duration, a type that
-// implements encoding.TextUnmarshaler, or a slice of one of these. What the struct holds when
+// implements encoding.TextUnmarshaler, or a slice of one of these; or a struct of such
+// fields, whose settings are called GROUP.NAME. What the struct holds when
 // Settings returns it are the defaults.
 func (k Kind) Describe() []Setting {
 	if k.Settings == nil {
 		return nil
 	}
-	v := reflect.ValueOf(k.Settings()).Elem()
 	var list []Setting
-	for i := range v.NumField() {
-		name, opts, _ := strings.Cut(v.Type().Field(i).Tag.Get("set"), ",")
-		if name == "" {
-			continue
-		}
+	for _, f := range fieldsOf(reflect.ValueOf(k.Settings()).Elem(), "") {
 		list = append(list, Setting{
-			Name:     name,
-			Type:     typeName(v.Field(i).Type()),
-			Default:  text(v.Field(i)),
-			Doc:      v.Type().Field(i).Tag.Get("doc"),
-			Required: opts == "required",
+			Name:     f.name,
+			Type:     typeName(f.value.Type()),
+			Default:  text(f.value),
+			Doc:      f.doc,
+			Required: f.required,
 		})
 	}
 	return list
+}
+
+// field is a field that can be set.
+type field struct {
+	name, doc string
+	required  bool
+	value     reflect.Value
+}
+
+func fieldsOf(v reflect.Value, prefix string) []field {
+	var list []field
+	for i := range v.NumField() {
+		tag := v.Type().Field(i).Tag
+		name, opts, _ := strings.Cut(tag.Get("set"), ",")
+		switch {
+		case name == "":
+		case isGroup(v.Field(i)):
+			list = append(list, fieldsOf(v.Field(i), prefix+name+".")...)
+		default:
+			list = append(list, field{prefix + name, tag.Get("doc"), opts == "required", v.Field(i)})
+		}
+	}
+	return list
+}
+
+func isGroup(v reflect.Value) bool {
+	return v.Kind() == reflect.Struct && !v.Addr().Type().Implements(textType)
 }
 
 // Decode returns the kind's settings with values in place of the defaults. A
@@ -76,24 +99,19 @@ func (k Kind) Decode(values map[string]any) (any, error) {
 		return nil, unknown(values, nil)
 	}
 	settings := k.Settings()
-	v := reflect.ValueOf(settings).Elem()
 	var errs []error
 	known := map[string]bool{}
-	for i := range v.NumField() {
-		name, opts, _ := strings.Cut(v.Type().Field(i).Tag.Get("set"), ",")
-		if name == "" {
-			continue
-		}
-		known[name] = true
-		value, ok := values[name]
+	for _, f := range fieldsOf(reflect.ValueOf(settings).Elem(), "") {
+		known[f.name] = true
+		value, ok := values[f.name]
 		if !ok {
-			if opts == "required" {
-				errs = append(errs, Wrong(name, "is missing"))
+			if f.required {
+				errs = append(errs, Wrong(f.name, "is missing"))
 			}
 			continue
 		}
-		if err := assign(v.Field(i), value); err != nil {
-			errs = append(errs, &SettingError{name, err})
+		if err := assign(f.value, value); err != nil {
+			errs = append(errs, &SettingError{f.name, err})
 		}
 	}
 	errs = append(errs, unknown(values, known))

@@ -135,3 +135,39 @@ func TestDuration(t *testing.T) {
 		}
 	}
 }
+
+type limits struct {
+	Most int            `set:"most" doc:"number"`
+	From []netip.Prefix `set:"from" doc:"networks"`
+	Deep struct {
+		On bool `set:"on" doc:"switch"`
+	} `set:"deep"`
+}
+
+func TestGroups(t *testing.T) {
+	type settings struct {
+		App    string `set:"app" doc:"a name"`
+		Limits limits `set:"limits"`
+	}
+	k := stage.Kind{Settings: func() any { return &settings{Limits: limits{Most: 3}} }}
+	want := []stage.Setting{
+		{"app", "string", "", "a name", false},
+		{"limits.most", "int", "3", "number", false},
+		{"limits.from", "list of prefix", "", "networks", false},
+		{"limits.deep.on", "bool", "", "switch", false},
+	}
+	if got := k.Describe(); !reflect.DeepEqual(got, want) {
+		t.Errorf("got  %v\nwant %v", got, want)
+	}
+	got, err := k.Decode(map[string]any{"limits.from": "10.0.0.0/8", "limits.deep.on": "true"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := got.(*settings).Limits
+	if l.Most != 3 || len(l.From) != 1 || !l.Deep.On {
+		t.Errorf("got %+v", l)
+	}
+	if _, err := k.Decode(map[string]any{"limits": "1"}); err == nil {
+		t.Error("a group was set like a setting")
+	}
+}
