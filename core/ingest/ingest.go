@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/go-hclog"
+	"github.com/mediad/mediad/core/access"
 	"github.com/mediad/mediad/core/flv"
 	"github.com/mediad/mediad/core/media"
 	"github.com/mediad/mediad/core/stage"
@@ -22,18 +23,23 @@ import (
 // Settings of the stage kind.
 type Settings struct {
 	App      string         `set:"app,required" doc:"the first part of the URL that is published to: rtmp://host/APP/name"`
-	Allow    []netip.Prefix `set:"allow" doc:"networks that may publish; without it only this machine, or anybody who has the key"`
+	Allow    []netip.Prefix `set:"allow" doc:"networks that may publish; without it only this machine, or anybody who has the key or whom access lets in"`
 	Key      string         `set:"key" doc:"what publishers must send as name?key=..."`
 	Takeover bool           `set:"takeover" doc:"let a second publisher of a name replace the first, instead of refusing it"`
 	Linger   time.Duration  `set:"linger" doc:"how long viewers are kept when the publisher is gone, in case it comes back"`
+
+	Access access.Settings `set:"access"`
 }
+
+// Check says what cannot be.
+func (s *Settings) Check() error { return s.Access.Check() }
 
 // Kind describes the stage; its publishers come through front.
 func Kind(front Front) stage.Kind {
 	return stage.Kind{
 		Name:     "ingest",
 		Summary:  "Takes what clients publish and writes it into the stage that follows.",
-		Settings: func() any { return &Settings{Linger: 10 * time.Second} },
+		Settings: func() any { return &Settings{Linger: 10 * time.Second, Access: access.Defaults()} },
 		Ports:    stage.Ports{NeedsWriter: true},
 		New: func(env stage.Env, settings any) (stage.Stage, error) {
 			return New(env, *settings.(*Settings), front)
@@ -46,6 +52,7 @@ type Ingest struct {
 	Settings
 	front   Front
 	output  media.Writer
+	guard   *access.Guard
 	log     hclog.Logger
 	metrics metrics
 
@@ -89,7 +96,9 @@ func New(env stage.Env, settings Settings, front Front) (*Ingest, error) {
 			return nil, fmt.Errorf("metrics: %w", err)
 		}
 	}
-	return in, nil
+	var err error
+	in.guard, err = access.New(settings.Access, env.Log, env.Metrics)
+	return in, err
 }
 
 // Serve takes publishers until ctx ends, then ends them and waits for them.
@@ -99,6 +108,11 @@ func (in *Ingest) Serve(ctx context.Context) error {
 		return err
 	}
 	defer remove() // also in a panic, or the app would stay claimed
+	telling, told := context.WithCancel(context.WithoutCancel(ctx))
+	var guard sync.WaitGroup
+	guard.Go(func() { in.guard.Serve(telling) })
+	defer guard.Wait()
+	defer told() // once all have left
 	<-ctx.Done()
 	remove()
 	in.mu.Lock()
@@ -120,6 +134,13 @@ func (in *Ingest) Publish(ctx context.Context, req Request) (Publication, error)
 		in.metrics.refused.WithLabelValues("denied").Inc() // the front logs it
 		return nil, fmt.Errorf("%w: %w", media.ErrDenied, err)
 	}
+	pass, err := in.guard.Admit(ctx, access.Request{
+		Action: access.Publish, Protocol: "rtmp", App: req.App, Name: req.Name, Address: req.Remote, Params: req.Params,
+	})
+	if err != nil {
+		in.metrics.refused.WithLabelValues("denied").Inc()
+		return nil, err
+	}
 	sink, err := in.output.Create(ctx, media.CreateRequest{
 		Name:     req.Name,
 		Info:     media.Info{Name: req.Name, Live: true},
@@ -133,12 +154,15 @@ func (in *Ingest) Publish(ctx context.Context, req Request) (Publication, error)
 			reason = "busy"
 		}
 		in.metrics.refused.WithLabelValues(reason).Inc()
+		pass.Done(0)
 		return nil, err
 	}
 	p := newPublication(in, req, sink)
+	p.pass = pass
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	if in.stopped {
+		pass.Done(0)
 		return nil, errors.Join(fmt.Errorf("the server stops: %w", media.ErrUnavailable), sink.Close(ctx))
 	}
 	in.active[p] = true
@@ -161,8 +185,8 @@ func (in *Ingest) admit(req Request) error {
 			}
 		}
 		return fmt.Errorf("%s is in none of the networks that may publish (allow)", remote)
-	case in.Key == "" && !remote.IsLoopback():
-		return fmt.Errorf("%s may not publish: only this machine may, until the ingest stage has `allow` or `key`", remote)
+	case in.Key == "" && !in.Access.Vouches() && !remote.IsLoopback():
+		return fmt.Errorf("%s may not publish: only this machine may, until the ingest stage has `allow`, `key` or `access`", remote)
 	}
 	return nil
 }

@@ -2,14 +2,20 @@ package ingest
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"net/netip"
 	"net/url"
+	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
+	"github.com/mediad/mediad/core/access"
 	"github.com/mediad/mediad/core/amf"
 	"github.com/mediad/mediad/core/broadcast"
 	"github.com/mediad/mediad/core/media"
@@ -203,5 +209,57 @@ func TestServeRefusesAnAppThatIsTaken(t *testing.T) {
 	in.front.(*front).handlers["live"] = in
 	if err := in.Serve(t.Context()); err == nil {
 		t.Error("two ingests serve one app")
+	}
+}
+
+// T16, for whom a callback decides about: strangers may publish when it grants, and
+// it is told of the end with what was published.
+func TestT16_AccessCallback(t *testing.T) {
+	var mu sync.Mutex
+	var told []map[string]any
+	callback := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		var m map[string]any
+		if err := json.NewDecoder(r.Body).Decode(&m); err != nil {
+			t.Error(err)
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		told = append(told, m)
+		if m["action"] == "publish" && m["name"] != "show" {
+			http.Error(w, "only show", http.StatusForbidden)
+		}
+	}))
+	defer callback.Close()
+	a := access.Defaults()
+	a.Callback = callback.URL
+	in, _ := wire(t, Settings{App: "live", Access: a})
+	ctx, stop := context.WithCancel(t.Context())
+	served := make(chan error)
+	go func() { served <- in.Serve(ctx) }()
+
+	stranger := netip.MustParseAddr("203.0.113.5")
+	_, err := in.Publish(t.Context(), Request{App: "live", Name: "other", Remote: stranger})
+	if !errors.Is(err, media.ErrDenied) || !strings.Contains(err.Error(), "only show") {
+		t.Errorf("refused by the callback: %v", err)
+	}
+	p, err := in.Publish(t.Context(), Request{App: "live", Name: "show", Remote: stranger, Params: url.Values{"u": {"me"}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, body := range []string{avcConfig, avcKey} {
+		if err := p.Write(t.Context(), media.Video, 0, message(body)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := p.Close(t.Context()); err != nil {
+		t.Error(err)
+	}
+	stop()
+	if err := <-served; err != nil {
+		t.Error(err)
+	}
+	last := told[len(told)-1]
+	if last["action"] != "done" || last["was"] != "publish" || last["bytes"] != float64(len(avcKey)) || last["address"] != stranger.String() {
+		t.Errorf("told of the end: %v", last)
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/mediad/mediad/core/access"
 	"github.com/mediad/mediad/core/flv"
 	"github.com/mediad/mediad/core/media"
 )
@@ -18,12 +19,14 @@ type publication struct {
 	in   *Ingest
 	req  Request
 	sink media.Sink
+	pass *access.Pass
 
 	state    flv.State
 	timeline timeline
 	builder  *media.Builder
 	began    time.Time
 	frames   int
+	bytes    int64
 	dropped  map[string]int
 
 	once sync.Once
@@ -96,6 +99,7 @@ func (p *publication) Write(ctx context.Context, track media.Track, timestamp ui
 	}
 	p.builder.Take(f, slab)
 	p.frames++
+	p.bytes += int64(len(f.Body))
 	p.in.metrics.frames.Inc()
 	p.in.metrics.bytes.Add(float64(len(f.Body)))
 	return p.sink.Write(ctx, p.builder.Batch(p.state.Header()))
@@ -132,6 +136,7 @@ func (p *publication) Close(ctx context.Context) error {
 	p.closing.Do(func() {
 		err = p.sink.Close(ctx)
 		p.in.remove(p)
+		p.pass.Done(p.bytes)
 		p.in.log.Info("publishing ended", "name", p.req.Name, "remote", p.req.Remote,
 			"seconds", time.Since(p.began).Round(time.Millisecond).Seconds(), "frames", p.frames, "dropped", p.dropped, "jumps", p.timeline.jumps)
 	})
