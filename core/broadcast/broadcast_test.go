@@ -40,7 +40,12 @@ func number(t *testing.T, b *media.Batch) (n int) {
 
 func start(t *testing.T, s Settings) *Broadcast {
 	t.Helper()
-	b, err := New(stage.Env{Log: hclog.NewNullLogger(), Metrics: prometheus.NewRegistry()}, s)
+	return serve(t, stage.Env{Log: hclog.NewNullLogger(), Metrics: prometheus.NewRegistry()}, s)
+}
+
+func serve(t *testing.T, env stage.Env, s Settings) *Broadcast {
+	t.Helper()
+	b, err := New(env, s)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -56,7 +61,7 @@ func start(t *testing.T, s Settings) *Broadcast {
 	return b
 }
 
-var defaults = Settings{Window: 30 * time.Second, Memory: 64 << 20, Wait: 10 * time.Second}
+var defaults = Settings{Window: 30 * time.Second, Memory: 64 << 20, Wait: 10 * time.Second, Linger: 10 * time.Second}
 
 func create(t *testing.T, b *Broadcast, req media.CreateRequest) media.Sink {
 	t.Helper()

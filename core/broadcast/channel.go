@@ -1,5 +1,5 @@
-// A channel: one ring, the sink that its publisher writes to, and the cursors
-// of those who read.
+// A channel: one ring, the sink that its publisher writes to or the repeat that
+// copies it from another node, and the cursors of those who read.
 
 package broadcast
 
@@ -14,22 +14,46 @@ import (
 	"github.com/mediad/mediad/core/media"
 )
 
-// channel is one name on air. It begins with its first publisher and ends when
-// the last has gone for longer than it asked to linger.
+// channel is one name on air: published here, or repeated from another node. It begins
+// with its first source, whichever of the two that is, and ends when it has had none
+// for too long, or is repeated for nobody.
+//
+// What is marked `both` changes under the broadcast's mu and the channel's own, and
+// may be read under either.
 type channel struct {
-	b    *Broadcast
-	name string
+	b     *Broadcast
+	name  string
+	since time.Time
 
 	mu      sync.RWMutex
 	ring    *ring
 	wake    chan struct{} // closed and replaced when a batch has come, closed when the channel has ended
-	sink    *sink         // the publisher's, nil while it is away
-	ended   bool
-	linger  *time.Timer // running while the publisher is away
-	comings int         // how many publishers there have been
-	since   time.Time
-	written time.Time // when the last batch came
+	sink    *sink         // the publisher's, nil while there is none; both
+	repeat  *repeat       // what looks for the channel on other nodes, nil while there is a sink; both
+	own     bool          // published here, now or lately; both
+	ended   bool          // both
+	written time.Time     // when the last batch came
+	path    []string      // the nodes it comes through, this one last; nil while there is no source, and on a node alone
+	holding Holding       // nil while this node has a claim, and on a node alone
+
+	sources int         // how many there have been
+	lost    *time.Timer // running while there is no source
 	readers int
+	opened  int         // how many readers there have been
+	idle    *time.Timer // running while nobody reads what is repeated
+}
+
+// newChannel makes a channel without a source. The caller holds b.mu.
+func (b *Broadcast) newChannel(name string) *channel {
+	c := &channel{
+		b:     b,
+		name:  name,
+		ring:  newRing(b.settings.Window, int(b.settings.Memory)),
+		wake:  make(chan struct{}),
+		since: time.Now(),
+	}
+	b.channels[name] = c
+	return c
 }
 
 // wakeAll lets all waiting cursors look again. The caller holds mu.
@@ -38,99 +62,215 @@ func (c *channel) wakeAll() {
 	c.wake = make(chan struct{})
 }
 
-// attach gives the channel to a new publisher.
-func (c *channel) attach(req media.CreateRequest) (*sink, error) {
+// append puts b on air. The caller holds mu.
+func (c *channel) append(b *media.Batch) {
+	c.ring.append(b)
+	c.written = time.Now()
+	c.wakeAll()
+}
+
+// attach gives the channel to a publisher, whose claim may be nil. The caller
+// holds b.mu.
+func (c *channel) attach(req media.CreateRequest, claim Claim) *sink {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.sink != nil {
-		if !req.Takeover {
-			return nil, fmt.Errorf("%s is on air since %s: %w", c.name, c.since.Format(time.TimeOnly), media.ErrBusy)
-		}
 		c.sink.lose(media.ErrTakenOver)
 		c.b.log.Info("channel taken over", "channel", c.name)
 	}
-	if c.linger != nil {
-		c.linger.Stop()
+	c.sourced()
+	c.own = true
+	c.drop()
+	c.path = c.b.self
+	s := &sink{channel: c, linger: req.Linger, claim: claim, splice: splice{floor: media.None}, done: make(chan struct{})}
+	c.sink = s
+	switch clock := c.clock(); {
+	case clock != media.None:
+		s.resume, s.resumes = clock+max(time.Since(c.written), time.Millisecond), true
+	case claim != nil:
+		s.resume, s.resumes = max(time.Since(claim.Origin()), 0), true
 	}
-	c.comings++
-	c.sink = &sink{channel: c, linger: req.Linger, done: make(chan struct{})}
-	if clock := c.clock(); clock != media.None {
-		c.sink.resume = clock + max(time.Since(c.written), time.Millisecond)
-		c.sink.resumes = true
+	if s.resumes {
+		s.splice.floor = s.resume.Truncate(time.Millisecond)
 	}
-	return c.sink, nil
+	if claim != nil {
+		c.b.running.Go(func() {
+			select {
+			case <-claim.Lost():
+				c.lose(s)
+			case <-s.done:
+			}
+		})
+	}
+	return s
+}
+
+// sourced notes that there is a source again. The caller holds mu.
+func (c *channel) sourced() {
+	c.sources++
+	if c.lost != nil {
+		c.lost.Stop()
+	}
+}
+
+// unsourced ends the channel unless a source comes within d. The caller holds mu.
+func (c *channel) unsourced(d time.Duration, reason string) {
+	sources := c.sources
+	c.lost = time.AfterFunc(d, func() {
+		c.endIf(func() bool { return c.sources == sources }, reason)
+	})
+}
+
+// unread ends a repeated channel if nobody reads it for as long as the settings
+// say. The caller holds mu.
+func (c *channel) unread() {
+	if c.own || c.readers > 0 || c.ended {
+		return
+	}
+	opened := c.opened
+	c.idle = time.AfterFunc(c.b.settings.Linger, func() {
+		c.endIf(func() bool { return c.opened == opened && !c.own && c.repeat.waiting == 0 }, "nobody watches")
+	})
+}
+
+// hold tells the cluster that the channel is here without a claim. The caller holds mu.
+func (c *channel) hold(path []string) {
+	c.path = path
+	if c.b.directory == nil {
+		return
+	}
+	if c.holding == nil {
+		c.holding = c.b.directory.Hold(c.name)
+	}
+	c.holding.Set(path)
+}
+
+// drop ends what hold and seek have begun. The caller holds b.mu and mu.
+func (c *channel) drop() {
+	if c.repeat != nil {
+		c.repeat.cancel()
+		c.repeat = nil
+	}
+	if c.holding != nil {
+		c.holding.Release()
+		c.holding = nil
+	}
 }
 
 // clock is the DTS of the newest frame, media.None before the first.
-func (c *channel) clock() time.Duration {
-	if c.ring.next == 0 {
-		return media.None
-	}
-	frames := c.ring.slot(c.ring.next - 1).batch.Frames()
-	return frames[len(frames)-1].DTS
-}
+func (c *channel) clock() time.Duration { return c.ring.clock.Max() }
 
-// detach ends the publisher's part; the channel lingers or ends.
+// detach ends the publisher's part. The channel lingers, or ends. While it lingers
+// the name is free: the publisher may come back on any node.
 func (c *channel) detach(s *sink) {
+	c.b.mu.Lock()
+	defer c.b.mu.Unlock()
 	c.mu.Lock()
+	defer c.mu.Unlock()
 	if c.sink != s {
-		c.mu.Unlock()
 		return
 	}
 	c.sink = nil
 	s.lose(media.ErrClosed)
-	if s.linger > 0 {
-		coming := c.comings
-		c.linger = time.AfterFunc(s.linger, func() { c.end(coming, "publisher did not come back") })
-		c.mu.Unlock()
+	if s.linger == 0 {
+		c.end("publisher left")
+	} else {
+		c.hold(c.b.self)
+		c.unsourced(s.linger, "publisher did not come back")
+		c.b.seekFor(c)
 		c.b.log.Info("publisher left, channel lingers", "channel", c.name, "linger", s.linger)
-		return
 	}
-	coming := c.comings
-	c.mu.Unlock()
-	c.end(coming, "publisher left")
+	if s.claim != nil {
+		s.claim.Release()
+	}
 }
 
-// end takes the channel off air, unless a publisher has come since that coming:
-// readers get what is left in the ring and then io.EOF.
-func (c *channel) end(coming int, reason string) {
+// lose takes the channel from a publisher whose claim is lost. For those who watch
+// it is repeated from now on.
+func (c *channel) lose(s *sink) {
 	c.b.mu.Lock()
+	defer c.b.mu.Unlock()
 	c.mu.Lock()
-	over := c.comings == coming && !c.ended
-	if over {
-		c.ended = true
-		close(c.wake) // for good
-		delete(c.b.channels, c.name)
-		c.b.notify()
+	defer c.mu.Unlock()
+	if c.sink != s {
+		return
 	}
-	c.mu.Unlock()
-	c.b.mu.Unlock()
-	if over {
-		c.b.log.Info("channel off air", "channel", c.name, "reason", reason)
+	c.sink = nil
+	s.lose(s.claim.Err())
+	c.b.metrics.lost.Inc()
+	c.b.log.Warn("channel lost to another node", "channel", c.name, "error", s.err)
+	c.yield("another node has it")
+	s.claim.Release()
+}
+
+// yield makes a channel that was published here one that is repeated, if there is
+// somebody to repeat it for. The caller holds b.mu and mu.
+func (c *channel) yield(reason string) {
+	if c.readers == 0 || len(c.b.readers) == 0 || c.b.stopped {
+		c.end(reason)
+		return
 	}
+	c.own = false
+	c.hold(nil)
+	c.unsourced(c.b.settings.Linger, "no other node has it")
+	c.b.seekFor(c)
+	c.b.notify()
+}
+
+// endIf ends the channel if over still says so.
+func (c *channel) endIf(over func() bool, reason string) {
+	c.b.mu.Lock()
+	defer c.b.mu.Unlock()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.ended && over() {
+		c.end(reason)
+	}
+}
+
+// end takes the channel off air: readers get what is left in the ring and then
+// io.EOF. The caller holds b.mu and mu.
+func (c *channel) end(reason string) {
+	c.ended = true
+	close(c.wake) // for good
+	c.drop()
+	for _, t := range []*time.Timer{c.lost, c.idle} {
+		if t != nil {
+			t.Stop()
+		}
+	}
+	delete(c.b.channels, c.name)
+	c.b.notify()
+	c.b.log.Info("channel off air", "channel", c.name, "reason", reason)
 }
 
 // stop ends the channel whoever publishes.
 func (c *channel) stop() {
+	c.b.mu.Lock()
+	defer c.b.mu.Unlock()
 	c.mu.Lock()
-	if c.sink != nil {
-		c.sink.lose(fmt.Errorf("the broadcast stops: %w", media.ErrClosed))
+	defer c.mu.Unlock()
+	if c.ended {
+		return
+	}
+	if s := c.sink; s != nil {
+		s.lose(fmt.Errorf("the broadcast stops: %w", media.ErrClosed))
 		c.sink = nil
+		if s.claim != nil {
+			defer s.claim.Release()
+		}
 	}
-	if c.linger != nil {
-		c.linger.Stop()
-	}
-	coming := c.comings
-	c.mu.Unlock()
-	c.end(coming, "broadcast stops")
+	c.end("broadcast stops")
 }
 
 // sink is the publisher's end of a channel.
 type sink struct {
 	channel *channel
 	linger  time.Duration
+	claim   Claim // nil on a node alone
 	resume  time.Duration
 	resumes bool
+	splice  splice // guarded by the channel's mu
 
 	once sync.Once
 	done chan struct{}
@@ -145,17 +285,20 @@ func (s *sink) Write(_ context.Context, b *media.Batch) error {
 		c.mu.Unlock()
 		return s.Err()
 	}
-	c.ring.append(b)
-	c.written = time.Now()
-	c.wakeAll()
+	b, seam := s.splice.take(c.ring, b)
+	c.append(b)
 	c.mu.Unlock()
 	c.b.metrics.frames.Add(float64(len(b.Frames())))
 	c.b.metrics.bytes.Add(float64(len(b.Slab())))
+	if seam == shifted {
+		c.b.shifted(c.name, s.splice.shift)
+	}
 	return nil
 }
 
-// Resume is where the timeline of a channel that was on air before goes on:
-// behind its last frame by the time that has passed since.
+// Resume is where the timeline of a channel that was on air before goes on: behind
+// its last frame by the time that has passed since. In a cluster that is so for a
+// channel that was another node's, too.
 func (s *sink) Resume() (at time.Duration, ok bool) { return s.resume, s.resumes }
 
 // Done is closed when the sink is lost: taken over, stopped or closed.
@@ -198,6 +341,10 @@ func (c *channel) open(from time.Duration) *cursor {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.readers++
+	c.opened++
+	if c.idle != nil {
+		c.idle.Stop()
+	}
 	cur := &cursor{channel: c, closed: make(chan struct{})}
 	at, ok := c.ring.newest()
 	if from >= 0 {
@@ -272,6 +419,15 @@ func (cur *cursor) skip(r *ring) {
 	cur.channel.b.metrics.skips.Inc()
 }
 
+// Path are the nodes that the channel comes through, not to be changed. It is empty
+// while the channel has no source, and on a node alone.
+func (cur *cursor) Path() []string {
+	c := cur.channel
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	return c.path
+}
+
 // Buffered is how many batches Next has without waiting.
 func (cur *cursor) Buffered() int {
 	c := cur.channel
@@ -327,6 +483,7 @@ func (cur *cursor) Close() error {
 		close(cur.closed)
 		cur.channel.mu.Lock()
 		cur.channel.readers--
+		cur.channel.unread()
 		cur.channel.mu.Unlock()
 	})
 	return nil

@@ -21,6 +21,7 @@ type ring struct {
 	bytes       int
 	payload     int    // the part of bytes that is frames
 	frames      uint64 // frames appended since the ring began
+	clock       media.Clock
 }
 
 type slot struct {
@@ -29,7 +30,7 @@ type slot struct {
 }
 
 func newRing(window time.Duration, memory int) *ring {
-	return &ring{window: window, memory: memory, slots: make([]slot, 64), join: none}
+	return &ring{window: window, memory: memory, slots: make([]slot, 64), join: none, clock: media.NoClock}
 }
 
 // none is a sequence number that no batch has.
@@ -45,7 +46,11 @@ func (r *ring) append(b *media.Batch) {
 		r.grow()
 	}
 	*r.slot(r.next) = slot{b, r.frames}
-	r.frames += uint64(len(b.Frames()))
+	frames := b.Frames()
+	r.frames += uint64(len(frames))
+	for i := range frames {
+		*r.clock.At(frames[i].Track) = frames[i].DTS
+	}
 	if b.Join() {
 		r.join = r.next
 	}

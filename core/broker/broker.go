@@ -4,9 +4,11 @@
 package broker
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 	"sync"
@@ -20,21 +22,63 @@ import (
 // askTimeout is how long an input may take to tell its cost.
 const askTimeout = 2 * time.Second
 
+// Settings of the stage. The weights are those of media.Weights.
+type Settings struct {
+	Peer     float64 `set:"peer" doc:"what it costs that another node has the media; a byte from own memory costs 1, from a disk 10, from an origin 200"`
+	RTT      float64 `set:"rtt" doc:"what each millisecond to that node costs"`
+	Depth    float64 `set:"depth" doc:"what each node costs that live media pass before"`
+	Load     float64 `set:"load" doc:"what the use u of the busiest resource on the way costs, times u/(1-u)"`
+	Redirect float64 `set:"redirect" doc:"send clients that can follow to another node when that serves them at so much less of the cost, such as 2; 0: never"`
+}
+
+// Check says what cannot be.
+func (s *Settings) Check() error {
+	for _, w := range []struct {
+		name  string
+		value float64
+	}{{"peer", s.Peer}, {"rtt", s.RTT}, {"depth", s.Depth}, {"load", s.Load}} {
+		if !(w.value >= 0) || math.IsInf(w.value, 1) {
+			return stage.Wrong(w.name, "is %v, it must be 0 or more", w.value)
+		}
+	}
+	if r := s.Redirect; r != 0 && !(r >= 1) || math.IsInf(r, 1) {
+		return stage.Wrong("redirect", "is %v, it must be 1 or more, or 0 for never", r)
+	}
+	return nil
+}
+
+func (s *Settings) weights() media.Weights {
+	return media.Weights{Peer: s.Peer, RTT: s.RTT, Depth: s.Depth, Load: s.Load}
+}
+
+func defaults() *Settings {
+	w := media.DefaultWeights
+	return &Settings{Peer: w.Peer, RTT: w.RTT, Depth: w.Depth, Load: w.Load}
+}
+
 // Kind describes the stage.
 func Kind() stage.Kind {
 	return stage.Kind{
-		Name:    "broker",
-		Summary: "Opens media from the cheapest of the readers that feed it, and from the next when that fails.",
-		Ports:   stage.Ports{ProvidesReader: true, NeedsReader: stage.Some},
-		New:     func(env stage.Env, _ any) (stage.Stage, error) { return newBroker(env), nil },
+		Name:     "broker",
+		Summary:  "Opens media from the cheapest of the readers that feed it, and from the next when that fails.",
+		Settings: func() any { return defaults() },
+		Ports:    stage.Ports{ProvidesReader: true, NeedsReader: stage.Some},
+		New: func(env stage.Env, settings any) (stage.Stage, error) {
+			return newBroker(env, settings.(*Settings)), nil
+		},
 	}
 }
 
 type broker struct {
 	stage.Passive
-	log     hclog.Logger
-	inputs  []*input
-	metrics *metrics
+	log      hclog.Logger
+	inputs   []*input
+	nodes    stage.Nodes // nil on a node alone
+	weights  media.Weights
+	redirect float64
+	chosen   choices
+	decided  decisions
+	metrics  *metrics
 }
 
 // input is one reader that feeds the broker, and how it did of late.
@@ -43,8 +87,8 @@ type input struct {
 	backoff backoff
 }
 
-func newBroker(env stage.Env) *broker {
-	b := &broker{log: env.Log, metrics: newMetrics(env.Metrics)}
+func newBroker(env stage.Env, s *Settings) *broker {
+	b := &broker{log: env.Log, nodes: env.Nodes, weights: s.weights(), redirect: s.Redirect, metrics: newMetrics(env.Metrics)}
 	for _, in := range env.Inputs {
 		b.inputs = append(b.inputs, &input{Input: in})
 	}
@@ -63,9 +107,20 @@ func (b *broker) Open(ctx context.Context, req media.OpenRequest) (media.Source,
 	return newSource(b, req, src, in), nil
 }
 
-// open tries the candidates in their order.
+// open opens req from the best input, and remembers how that was chosen.
 func (b *broker) open(ctx context.Context, req media.OpenRequest) (media.Source, *input, error) {
 	candidates := b.ask(ctx, req)
+	src, in, err := b.try(ctx, req, candidates)
+	b.decided.note(req.Name, candidates, in, err)
+	return src, in, err
+}
+
+// try tries the candidates in their order.
+func (b *broker) try(ctx context.Context, req media.OpenRequest, candidates []candidate) (media.Source, *input, error) {
+	if err := b.elsewhere(ctx, req, candidates); err != nil {
+		b.metrics.redirects.Inc()
+		return nil, nil, err
+	}
 	fallback := false
 	for i := range candidates {
 		c := &candidates[i]
@@ -75,6 +130,7 @@ func (b *broker) open(ctx context.Context, req media.OpenRequest) (media.Source,
 		src, err := c.in.Reader.Open(ctx, req)
 		if err == nil {
 			c.in.backoff.succeeded()
+			b.chosen.note(req.Name, c.in)
 			b.metrics.opens.WithLabelValues(c.in.Name).Inc()
 			if fallback {
 				b.metrics.fallbacks.Inc()
@@ -108,8 +164,10 @@ func (b *broker) failed(in *input, name string, err error) {
 type candidate struct {
 	in      *input
 	cost    media.Cost
+	total   float64
 	err     error // why it cannot serve
 	resting bool  // it failed not long ago
+	kept    bool  // the name was opened from it the last time
 }
 
 func (c candidate) live() bool { return c.cost.Place == "live" }
@@ -123,7 +181,7 @@ func (c candidate) mayAppear(req media.OpenRequest) bool {
 // ask asks all inputs for their cost of req and returns them in the order in
 // which they are to be tried: those that can serve before those that cannot,
 // live media before recorded, inputs that failed of late last, and else the
-// cheapest first.
+// cheapest first; but see choices.
 func (b *broker) ask(ctx context.Context, req media.OpenRequest) []candidate {
 	candidates := make([]candidate, len(b.inputs))
 	var wg sync.WaitGroup
@@ -131,6 +189,7 @@ func (b *broker) ask(ctx context.Context, req media.OpenRequest) []candidate {
 		wg.Go(func() {
 			c := candidate{in: in, resting: in.backoff.resting()}
 			c.cost, c.err = cost(ctx, in.Reader, req)
+			c.total = b.weights.Total(c.cost)
 			if c.err == nil && c.cost.Load >= media.Overloaded {
 				c.err = fmt.Errorf("%w: overloaded, %.0f%% of its busiest resource is in use", media.ErrUnavailable, 100*c.cost.Load)
 			}
@@ -148,14 +207,9 @@ func (b *broker) ask(ctx context.Context, req media.OpenRequest) []candidate {
 				return d
 			}
 		}
-		switch tx, ty := x.cost.Total(), y.cost.Total(); {
-		case tx < ty:
-			return -1
-		case tx > ty:
-			return 1
-		}
-		return 0
+		return cmp.Compare(x.total, y.total)
 	})
+	b.chosen.keep(req.Name, candidates)
 	return candidates
 }
 
@@ -195,38 +249,51 @@ func (b *broker) Cost(ctx context.Context, req media.OpenRequest) (media.Cost, e
 }
 
 // Explain lists the candidates in the order in which Open would try them. An
-// input that explains itself stands there with its own candidates.
+// input that explains itself stands there with its own candidates, which may be
+// those of other nodes.
 func (b *broker) Explain(ctx context.Context, req media.OpenRequest) ([]media.Candidate, error) {
 	var list []media.Candidate
-	for i, c := range b.ask(ctx, req) {
+	candidates := b.ask(ctx, req)
+	for i, c := range candidates {
 		chosen := i == 0 && c.err == nil
-		if e, ok := c.in.Reader.(media.Explainer); ok && c.err == nil {
-			inner, err := e.Explain(ctx, req)
-			if err == nil {
-				for _, d := range inner {
-					d.Chosen = d.Chosen && chosen
-					list = append(list, d)
-				}
-				continue
+		inner := []media.Candidate{{Source: c.in.Name, Cost: c.cost, Chosen: true}}
+		if e, ok := c.in.Reader.(media.Explainer); ok {
+			if said, err := e.Explain(ctx, req); err == nil && len(said) > 0 {
+				inner = said
 			}
-			c.err = err
 		}
-		list = append(list, c.describe(chosen))
+		for _, d := range inner {
+			if d.Cost != (media.Cost{}) {
+				d.Total = b.weights.Total(d.Cost)
+			}
+			if d.Note == "" && (d.Chosen || c.err != nil) {
+				d.Note = c.note()
+			}
+			d.Chosen = d.Chosen && chosen
+			list = append(list, d)
+		}
+	}
+	req.Redirects = true
+	var redirect *media.RedirectError
+	if errors.As(b.elsewhere(ctx, req, candidates), &redirect) {
+		list = append(list, media.Candidate{Source: "redirect", Note: "clients that can follow are sent to " + redirect.URL})
 	}
 	return list, nil
 }
 
-func (c candidate) describe(chosen bool) media.Candidate {
-	d := media.Candidate{Source: c.in.Name, Cost: c.cost, Total: c.cost.Total(), Chosen: chosen}
+// note says why a candidate is none, or why it stands where it does.
+func (c candidate) note() string {
 	switch {
 	case c.err != nil:
-		d.Note = c.err.Error()
+		return c.err.Error()
 	case c.resting:
-		d.Note = "failed not long ago, so it comes after the others"
+		return "failed not long ago, so it comes after the others"
 	case c.live():
-		d.Note = "on air, so it comes before recorded media"
+		return "on air, so it comes before recorded media"
+	case c.kept:
+		return "was opened last and is not 30% dearer than the cheapest"
 	}
-	return d
+	return ""
 }
 
 // verdict is the error of an open that no candidate could serve. It wraps one

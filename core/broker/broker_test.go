@@ -115,7 +115,7 @@ func with(readers ...*reader) *broker {
 	for i, r := range readers {
 		inputs = append(inputs, stage.Input{Name: fmt.Sprint("in/", i), Reader: r})
 	}
-	return newBroker(stage.Env{Name: "test/broker", Log: hclog.NewNullLogger(), Metrics: prometheus.NewRegistry(), Inputs: inputs})
+	return newBroker(stage.Env{Name: "test/broker", Log: hclog.NewNullLogger(), Metrics: prometheus.NewRegistry(), Inputs: inputs}, defaults())
 }
 
 var request = media.OpenRequest{Name: "film"}
@@ -314,5 +314,32 @@ func TestResumeRefuses(t *testing.T) {
 				t.Error("read after Close")
 			}
 		})
+	}
+}
+
+func TestDecisions(t *testing.T) {
+	b := with(at("disk", media.CostDisk, 0), at("memory", media.CostMemory, 0))
+	for range maxDecisions + 1 {
+		src, err := b.Open(t.Context(), request)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = src.Close()
+	}
+	list := b.Decisions()
+	if len(list) != maxDecisions {
+		t.Fatalf("%d decisions are remembered, want %d", len(list), maxDecisions)
+	}
+	d := list[0]
+	if d.Name != request.Name || len(d.Candidates) != 2 || d.Time.Before(list[1].Time) || d.Error != "" {
+		t.Fatalf("the newest is %+v", d)
+	}
+	if first, second := d.Candidates[0], d.Candidates[1]; first.Source != "in/1" || !first.Chosen || first.Total != 1 || second.Chosen {
+		t.Errorf("candidates %+v", d.Candidates)
+	}
+	b = with(down(errDown))
+	_, _ = b.Open(t.Context(), request)
+	if d := b.Decisions()[0]; d.Error == "" || d.Candidates[0].Chosen {
+		t.Errorf("of an open that failed: %+v", d)
 	}
 }

@@ -7,6 +7,7 @@ import "github.com/prometheus/client_golang/prometheus"
 type metrics struct {
 	opens, errors      *prometheus.CounterVec
 	fallbacks, resumes prometheus.Counter
+	redirects          prometheus.Counter
 }
 
 func newMetrics(r prometheus.Registerer) *metrics {
@@ -23,7 +24,10 @@ func newMetrics(r prometheus.Registerer) *metrics {
 		resumes: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "mediad_broker_resumes_total", Help: "Sources that failed in the middle and were resumed.",
 		}),
+		redirects: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "mediad_broker_redirects_total", Help: "Clients that were sent to another node.",
+		}),
 	}
-	r.MustRegister(m.opens, m.errors, m.fallbacks, m.resumes)
+	r.MustRegister(m.opens, m.errors, m.fallbacks, m.resumes, m.redirects)
 	return m
 }

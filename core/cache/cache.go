@@ -1,6 +1,6 @@
 // Package cache is the stage that keeps recorded media in memory, so that many
 // viewers of a film cost one read of it. It holds batches, by the name and the
-// version of the media; live media pass through.
+// version of the media. Live media are not asked for.
 package cache
 
 import (
@@ -27,6 +27,11 @@ const (
 	maxAhead  = 64
 	minMemory = 4 << 20
 )
+
+// trust is how long peers are given a version from memory where upstream has it from other
+// nodes, which it is not to ask for peers. It counts from when the version came here: that
+// upstream has it still may only mean that another node gives it from memory, too.
+const trust = 5 * time.Minute
 
 // Check checks the settings.
 func (s *Settings) Check() error {
@@ -142,7 +147,10 @@ func (c *cache) Serve(ctx context.Context) error {
 // Open opens upstream, which is cheap and tells the version, and reads no media
 // from it when the position is in memory.
 func (c *cache) Open(ctx context.Context, req media.OpenRequest) (media.Source, error) {
-	src, err := c.upstream.Open(ctx, req)
+	if req.LiveOnly {
+		return nil, fmt.Errorf("%s: only recorded media are here: %w", req.Name, media.ErrNotFound)
+	}
+	src, err := c.upstream.Open(ctx, c.above(req))
 	if err != nil {
 		return c.openAlone(req, err)
 	}
@@ -157,6 +165,17 @@ func (c *cache) Open(ctx context.Context, req media.OpenRequest) (media.Source, 
 	return s, err
 }
 
+// above is what upstream is asked for req. It need not know a better node for what is
+// in memory.
+func (c *cache) above(req media.OpenRequest) media.OpenRequest {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	_, g := c.lookup(req)
+	req.RecordedOnly = true
+	req.Redirects = req.Redirects && g == nil
+	return req
+}
+
 // enter returns the source for req, and whether it made use of src.
 func (c *cache) enter(req media.OpenRequest, info media.Info, src media.Source) (_ media.Source, used bool, _ error) {
 	c.mu.Lock()
@@ -168,7 +187,8 @@ func (c *cache) enter(req media.OpenRequest, info media.Info, src media.Source) 
 	if o.odd {
 		return src, true, nil
 	}
-	s := c.newSource(o, position(req.From))
+	o.local = o.local || req.Peer != ""
+	s := c.newSource(o, req)
 	g := o.lookup(s.from)
 	if g != nil {
 		s.stand(g, 0)
@@ -176,39 +196,48 @@ func (c *cache) enter(req media.OpenRequest, info media.Info, src media.Source) 
 	if g.begun() {
 		return s, false, nil
 	}
-	if f := o.fetching(s.from, g, 0); f != nil {
+	if f := s.fetching(g, 0); f != nil {
 		s.attach(f)
 		return s, false, nil
 	}
-	s.attach(c.newFetch(o, src, s.from, g))
+	s.attach(c.newFetch(o, src, s, g))
 	return s, true, nil
 }
 
-// openAlone opens what is in memory when upstream is not available.
+// openAlone opens what is in memory when upstream is not available, or has nothing
+// for a peer but what it would ask other nodes for.
 func (c *cache) openAlone(req media.OpenRequest, err error) (media.Source, error) {
-	if !errors.Is(err, media.ErrUnavailable) || req.LiveOnly {
-		return nil, err
-	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	o, g := c.lookup(req)
-	if g == nil || c.stopped {
-		return nil, err
+	missing := errors.Is(err, media.ErrNotFound)
+	if o := c.current[req.Name]; o != nil && missing && (req.Peer == "" || o.local) {
+		o.came = time.Time{} // it was removed
 	}
-	if !o.alone {
+	o, g := c.lookup(req)
+	switch {
+	case g == nil || c.stopped:
+		return nil, err
+	case req.Peer != "" && (missing || errors.Is(err, media.ErrUnavailable)):
+		if !o.lends(g) {
+			return nil, err
+		}
+	case !errors.Is(err, media.ErrUnavailable):
+		return nil, err
+	case !o.alone:
 		o.alone = true
 		c.log.Warn("upstream is not available, what is in memory is served", "name", req.Name, "error", err)
 	}
-	s := c.newSource(o, position(req.From))
+	s := c.newSource(o, req)
+	s.lent = req.Peer != ""
 	s.stand(g, 0)
 	return s, nil
 }
 
-func (c *cache) newSource(o *object, from time.Duration) *source {
+func (c *cache) newSource(o *object, req media.OpenRequest) *source {
 	c.open++
 	o.sources++
 	o.used = time.Now()
-	return &source{object: o, from: from}
+	return &source{object: o, from: position(req.From), peer: req.Peer}
 }
 
 // left notes that a source of o was closed.
@@ -259,7 +288,7 @@ func (c *cache) object(name string, info media.Info) *object {
 	o := c.objects[key{name, info.Version}]
 	if o == nil {
 		c.lastID++
-		o = &object{cache: c, id: c.lastID, name: name, info: info, used: time.Now()}
+		o = &object{cache: c, id: c.lastID, name: name, info: info, came: time.Now(), used: time.Now()}
 		c.objects[key{name, info.Version}] = o
 		c.metrics.objects.Inc()
 	}
@@ -388,38 +417,45 @@ func (o *object) setOdd() {
 
 // Cost is that of memory when the position is held, and else upstream's.
 func (c *cache) Cost(ctx context.Context, req media.OpenRequest) (media.Cost, error) {
-	c.mu.Lock()
-	_, g := c.lookup(req)
-	c.mu.Unlock()
-	if g != nil {
+	if req.LiveOnly {
+		return media.Cost{}, fmt.Errorf("%s: only recorded media are here: %w", req.Name, media.ErrNotFound)
+	}
+	if c.holds(req) {
 		return media.Cost{Place: "memory", Base: media.CostMemory}, nil
 	}
-	return c.upstreamCost(ctx, req)
+	return c.upstreamCost(ctx, c.above(req))
+}
+
+// holds reports whether the position is in memory, and for a peer also what it needs
+// to go on elsewhere when the rest is not.
+func (c *cache) holds(req media.OpenRequest) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	o, g := c.lookup(req)
+	return g != nil && (req.Peer == "" || o.lends(g))
 }
 
 func (c *cache) upstreamCost(ctx context.Context, req media.OpenRequest) (media.Cost, error) {
 	if coster, ok := c.upstream.(media.Coster); ok {
 		return coster.Cost(ctx, req)
 	}
-	return media.Cost{Place: "unknown", Base: media.CostHTTP}, nil
+	return media.Cost{Place: media.PlaceUnknown, Base: media.CostHTTP}, nil
 }
 
 // Explain lists the memory and what is upstream of it.
 func (c *cache) Explain(ctx context.Context, req media.OpenRequest) ([]media.Candidate, error) {
-	c.mu.Lock()
-	_, g := c.lookup(req)
-	c.mu.Unlock()
-	memory := media.Candidate{Source: c.name, Cost: media.Cost{Place: "memory", Base: media.CostMemory}, Chosen: g != nil}
+	held := c.holds(req)
+	memory := media.Candidate{Source: c.name, Cost: media.Cost{Place: "memory", Base: media.CostMemory}, Chosen: held}
 	memory.Total = memory.Cost.Total()
-	if g == nil {
+	if !held {
 		memory.Note = "the position is not in memory"
 	}
-	upstream, err := c.explainUpstream(ctx, req)
-	if err != nil && g == nil {
+	upstream, err := c.explainUpstream(ctx, c.above(req))
+	if err != nil && !held {
 		return nil, err
 	}
 	for i := range upstream {
-		upstream[i].Chosen = upstream[i].Chosen && g == nil
+		upstream[i].Chosen = upstream[i].Chosen && !held
 	}
 	return append([]media.Candidate{memory}, upstream...), nil
 }

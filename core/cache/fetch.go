@@ -20,6 +20,7 @@ type fetch struct {
 	object *object
 	src    media.Source // nil until run has opened it
 	from   time.Duration
+	peer   string // that upstream is asked for, "" for this node
 	cancel context.CancelFunc
 	wake   chan struct{} // holds one token when something may be wanted
 
@@ -37,11 +38,11 @@ type fetch struct {
 	ended   bool
 }
 
-// newFetch starts a fetch that begins where src does, which was opened at from:
-// with g, or with g nil where it turns out to. With src nil upstream will be opened
+// newFetch starts a fetch for s that begins where src does, which was opened where s
+// was: with g, or with g nil where it turns out to. With src nil upstream will be opened
 // where it leads to g.
-func (c *cache) newFetch(o *object, src media.Source, from time.Duration, g *group) *fetch {
-	f := &fetch{object: o, src: src, from: from, wake: make(chan struct{}, 1)}
+func (c *cache) newFetch(o *object, src media.Source, s *source, g *group) *fetch {
+	f := &fetch{object: o, src: src, from: s.from, peer: s.peer, wake: make(chan struct{}, 1)}
 	if g != nil {
 		f.stand(g)
 		if src == nil {
@@ -93,7 +94,8 @@ func (f *fetch) read(ctx context.Context) error {
 // open opens upstream again, for the version that the object is of.
 func (f *fetch) open(ctx context.Context) (media.Source, error) {
 	o := f.object
-	src, err := o.cache.upstream.Open(ctx, media.OpenRequest{Name: o.name, From: request(f.from), RecordedOnly: true})
+	req := media.OpenRequest{Name: o.name, From: request(f.from), RecordedOnly: true, Peer: f.peer}
+	src, err := o.cache.upstream.Open(ctx, req)
 	if err != nil {
 		return nil, err
 	}

@@ -22,6 +22,8 @@ type object struct {
 	sources int   // open
 	held    int64 // bytes in memory
 	used    time.Time
+	came    time.Time // when this version was first seen; zero when it was removed
+	local   bool      // upstream has it without asking other nodes
 	// old: a newer version is known, so nobody opens this one any more.
 	old bool
 	// odd: several of its join points have one time, or time goes back, so that
@@ -89,6 +91,21 @@ func (g *group) follows() *group {
 		return g.cont.self()
 	}
 	return nil
+}
+
+// lends reports whether a peer may have g from memory alone. All of it and the beginning of
+// what follows must be there: a peer that comes to the end of what there is looks for the rest
+// from the join point before it, and must not be sent here again.
+func (o *object) lends(g *group) bool {
+	if time.Since(o.came) > trust || !g.closed {
+		return false
+	}
+	for _, e := range g.entries {
+		if e.batch == nil {
+			return false
+		}
+	}
+	return g.last || g.follows().begun()
 }
 
 // hold keeps g in the index of its object until release.

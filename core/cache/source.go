@@ -18,6 +18,8 @@ import (
 type source struct {
 	object *object
 	from   time.Duration
+	peer   string // that it is for, "" for this node's own viewers
+	lent   bool   // it has what is in memory and no more
 	// group and i are the place of the batch that is next; group is nil as long as it is not
 	// known where an open at from begins.
 	group *group
@@ -48,7 +50,7 @@ func (s *source) Next(ctx context.Context) (*media.Batch, error) {
 		switch {
 		case s.closed:
 			return nil, media.ErrClosed
-		case o.odd:
+		case o.odd && !s.lent:
 			return s.nextDirect(ctx)
 		}
 		o.used = time.Now()
@@ -116,13 +118,15 @@ func (s *source) ask() error {
 	if s.group != nil {
 		g = s.group.self()
 	}
-	f := s.object.fetching(s.from, g, s.i)
+	f := s.fetching(g, s.i)
 	switch {
+	case s.lent:
+		return fmt.Errorf("read %s for %s: no more of it is in memory here: %w", s.object.info.Name, s.peer, media.ErrUnavailable)
 	case c.stopped:
 		return fmt.Errorf("read %s: the cache has stopped: %w", s.object.info.Name, media.ErrUnavailable)
 	case f == nil:
 		c.metrics.misses.Inc()
-		f = c.newFetch(s.object, nil, s.from, g)
+		f = c.newFetch(s.object, nil, s, g)
 	case f.reading || len(f.waiting) > 0:
 		c.metrics.coalesced.Inc()
 	default:
@@ -135,10 +139,12 @@ func (s *source) ask() error {
 }
 
 // fetching returns the fetch that comes to i in g, or with g nil the one that
-// begins where an open at from does.
-func (o *object) fetching(from time.Duration, g *group, i int) *fetch {
-	for _, f := range o.fetches {
-		if g != nil && f.serves(g, i) || g == nil && f.group == nil && f.from == from && !f.ended {
+// begins where s does. What is fetched for a peer will do for anybody, but a peer is
+// not given what comes from a third node, which may be waiting for the peer.
+func (s *source) fetching(g *group, i int) *fetch {
+	for _, f := range s.object.fetches {
+		comes := g != nil && f.serves(g, i) || g == nil && f.group == nil && f.from == s.from && !f.ended
+		if comes && (s.peer == "" || f.peer != "") {
 			return f
 		}
 	}
@@ -284,7 +290,7 @@ func (s *source) nextDirect(ctx context.Context) (*media.Batch, error) {
 			g := s.group.self()
 			from, s.skip = g.from, g.skip+s.i
 		}
-		f := &fetch{object: o, from: from}
+		f := &fetch{object: o, from: from, peer: s.peer}
 		o.cache.mu.Unlock()
 		src, err := f.open(ctx)
 		o.cache.mu.Lock()

@@ -81,3 +81,12 @@ type Candidate struct {
 type Explainer interface {
 	Explain(ctx context.Context, req OpenRequest) ([]Candidate, error)
 }
+
+// A Decision is an Open for which there was a choice, for people who look.
+type Decision struct {
+	Time time.Time `json:"time"`
+	Name string    `json:"name"`
+	// Candidates are in the order in which they were tried; one may be chosen.
+	Candidates []Candidate `json:"candidates"`
+	Error      string      `json:"error,omitempty"`
+}

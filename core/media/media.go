@@ -78,6 +78,8 @@ type OpenRequest struct {
 	// What a peer asks for is answered with what this node has, and never
 	// asked of a third: so no request goes round in a circle.
 	Peer string
+	// Redirects says that the client can be sent to another node by a *RedirectError.
+	Redirects bool
 }
 
 // CreateRequest is what Create is asked for.
