@@ -5,6 +5,7 @@ package main
 
 import (
 	"encoding/binary"
+	"time"
 
 	"github.com/mediad/mediad/core/amf"
 )
@@ -15,8 +16,10 @@ const head = 40
 // Message types (RTMP 1.0, 5.4 and 7.1).
 const (
 	typeChunkSize = 1
+	typeEvent     = 4
 	typeAudio     = 8
 	typeVideo     = 9
+	typeData      = 18
 	typeCommand   = 20
 )
 
@@ -35,6 +38,11 @@ type chunkStream struct {
 	kind        byte
 	length, got int
 	head        [head]byte
+}
+
+// isKey reports whether a message is a keyframe of AVC.
+func (s *chunkStream) isKey() bool {
+	return s.kind == typeVideo && s.head[0] == 0x17 && s.head[1] == 1
 }
 
 // walk takes p and calls w.message at the end of each message.
@@ -102,6 +110,12 @@ func appendMessage(dst []byte, chunk int, csid, kind byte, stream, time uint32, 
 // appendCommand appends a command in chunks of the size that holds at first.
 func appendCommand(dst []byte, stream uint32, values ...any) []byte {
 	return appendMessage(dst, 128, 3, typeCommand, stream, 0, amf.Append(nil, values...))
+}
+
+// appendBuffer appends SetBufferLength (RTMP 1.0, 7.1.7).
+func appendBuffer(dst []byte, stream uint32, d time.Duration) []byte {
+	p := binary.BigEndian.AppendUint32([]byte{0, 3}, stream)
+	return appendMessage(dst, 128, 2, typeEvent, 0, 0, binary.BigEndian.AppendUint32(p, uint32(d.Milliseconds())))
 }
 
 // greeting is C0 and C1. What S2 echoes is not looked at.

@@ -16,6 +16,7 @@ const (
 	videoStep = 40 * time.Millisecond
 	audioStep = 23220 * time.Microsecond
 	pubChunk  = 65536
+	filmRate  = 266_000 // bytes a second, more or less
 )
 
 // magic marks a stamped frame, after the codec's own bytes.

@@ -1,6 +1,5 @@
-// The load client: a publisher, any number of viewers in one epoll loop, and
-// joiners that come one after another. It is a process of its own, so that its
-// time is not the server's.
+// The load client: publishers, any number of viewers that one loop reads, and
+// joiners. It is a process of its own, so that its time is not the server's.
 
 package main
 
@@ -12,9 +11,9 @@ import (
 	"io"
 	"net"
 	"os"
-	"runtime"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -22,25 +21,34 @@ import (
 // A job is what the load client is to do.
 type job struct {
 	Address, App string
+	Floor        bool // the server is the floor: no RTMP but chunks, and no publisher
+	Publishers   int
 	Viewers      int
-	Joiners      int
-	Warm, Time   time.Duration // how long to watch before measuring, and for how long
-	Floor        bool          // the server is the floor: no RTMP but chunks, and no publisher
-	Films        int           // on demand: choose among so many files
+	Stuck        int           // viewers beside those, who read slowly while it is measured for half the time, and then not at all
+	Storm        int           // joiners within the first second that is measured
+	Joiners      int           // one after another, once all else is measured
+	Warm, Time   time.Duration // how long to watch before measuring, 0: the beginning is measured too; and for how long, 0: until nothing comes
+
+	// On demand.
+	Films     int           // choose among so many files
+	FromStart bool          // and not at random places
+	Buffer    time.Duration // what the viewers say they keep, 0: nothing is said
+	Path      string        // of the films over HTTP, "": RTMP
 }
 
 // A report is what it has seen, in the time that was measured.
 type report struct {
-	Bytes, Frames, Missing int64
+	Bytes, Frames, Missing int64   // Bytes are what was sent when nobody watches
 	P50, P99, Max          float64 // latency of frames in ms
 	JoinP50, JoinP95       float64 // from connecting to the first whole keyframe, in ms
-	Elapsed                float64 // s
 	Lost                   int     // connections
+	Resets                 int     // of the stuck
 }
 
 // load does the job. On standard output it says "measure" and "measured" when the
 // server's clock is to be read, and then prints the report.
 func load(ctx context.Context, args []string) error {
+	raiseLimit()
 	var j job
 	if err := json.Unmarshal([]byte(args[0]), &j); err != nil {
 		return err
@@ -49,26 +57,53 @@ func load(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	if !j.Floor && j.Films == 0 {
-		if err := publish(ctx, j); err != nil {
-			return fmt.Errorf("publish: %w", err)
-		}
-	}
-	if err := c.connect(ctx, j); err != nil {
-		return err
+	p, err := publish(ctx, j)
+	if err != nil {
+		return fmt.Errorf("publish: %w", err)
 	}
 	go c.run()
-	time.Sleep(j.Warm)
-	c.reset()
-	fmt.Println("measure")
-	began := time.Now()
-	time.Sleep(j.Time)
+	if j.Warm == 0 {
+		fmt.Println("measure")
+	}
+	if err := c.connect(ctx, j, j.Viewers); err != nil {
+		return err
+	}
+	stuck, err := connectStuck(ctx, j)
+	if err != nil {
+		return err
+	}
+	if j.Warm > 0 {
+		time.Sleep(j.Warm)
+		c.reset()
+		p.sent.Store(0)
+		fmt.Println("measure")
+	}
+	if j.Storm > 0 {
+		if err := c.storm(ctx, j); err != nil {
+			return fmt.Errorf("storm: %w", err)
+		}
+	}
+	end := time.Now().Add(j.Time)
+	if j.Stuck > 0 {
+		for time.Until(end) > j.Time/2 {
+			readSome(stuck)
+		}
+	}
+	if j.Time == 0 {
+		c.finish()
+	}
+	time.Sleep(time.Until(end))
 	r := c.report()
 	fmt.Println("measured")
-	r.Elapsed = time.Since(began).Seconds()
-	r.JoinP50, r.JoinP95, err = join(ctx, j)
-	if err != nil {
-		return fmt.Errorf("join: %w", err)
+	if j.Viewers == 0 {
+		r.Bytes = p.sent.Load()
+	}
+	r.Lost += int(p.lost.Load())
+	r.Resets = resets(stuck)
+	if j.Joiners > 0 {
+		if r.JoinP50, r.JoinP95, err = join(ctx, j); err != nil {
+			return fmt.Errorf("join: %w", err)
+		}
 	}
 	return json.NewEncoder(os.Stdout).Encode(r)
 }
@@ -80,17 +115,23 @@ func dial(ctx context.Context, j job, number int) (net.Conn, error) {
 	if err != nil || j.Floor {
 		return conn, err
 	}
+	name, start := "show", -2000 // start: any, in ms
+	if j.Films > 0 {
+		name, start = fmt.Sprintf("film%d.flv", number%j.Films), number*7919%50*1000
+	}
+	if j.FromStart {
+		start = 0
+	}
+	if j.Path != "" {
+		_, err = fmt.Fprintf(conn, "GET %s%s HTTP/1.1\r\nHost: bench\r\nRange: bytes=%d-\r\n\r\n", j.Path, name, start/1000*filmRate)
+		return conn, err
+	}
 	if err := shake(conn); err != nil {
 		return conn, err
 	}
-	name := "show"
-	if j.Films > 0 {
-		name = fmt.Sprintf("film%d.flv", number%j.Films)
-	}
 	p := login(j.App, "rtmp://"+j.Address+"/"+j.App)
-	start := -2000
-	if j.Films > 0 {
-		start = number * 7919 % 50 * 1000
+	if j.Buffer > 0 {
+		p = appendBuffer(p, 1, j.Buffer)
 	}
 	p = appendCommand(p, 1, "play", 0, nil, name, start)
 	_, err = conn.Write(p)
@@ -105,50 +146,125 @@ func shake(conn net.Conn) error {
 	return err
 }
 
+// publishers send the same frames to one name each.
+type publishers struct {
+	conns []net.Conn
+	sent  atomic.Int64 // bytes
+	lost  atomic.Int64
+}
+
 // publish begins to publish, and goes on until the process ends.
-func publish(ctx context.Context, j job) error {
-	conn, err := new(net.Dialer).DialContext(ctx, "tcp", j.Address)
-	if err != nil {
-		return err
+func publish(ctx context.Context, j job) (*publishers, error) {
+	p := &publishers{}
+	for n := range j.Publishers {
+		name := "show"
+		if n > 0 {
+			name = fmt.Sprintf("show%d", n)
+		}
+		conn, err := publishOne(ctx, j, name)
+		if err != nil {
+			return nil, err
+		}
+		p.conns = append(p.conns, conn)
 	}
-	if err := shake(conn); err != nil {
-		return err
+	if len(p.conns) == 0 {
+		return p, nil
 	}
-	p := login(j.App, "rtmp://"+j.Address+"/"+j.App)
-	p = appendMessage(p, 128, 2, typeChunkSize, 0, 0, []byte{0, pubChunk >> 16, pubChunk >> 8 & 0xff, pubChunk & 0xff})
-	p = appendCommand(p, 1, "publish", 0, nil, "show", "live")
-	if _, err := conn.Write(p); err != nil {
-		return err
-	}
-	go io.Copy(io.Discard, conn)       //nolint:errcheck // answers
-	time.Sleep(100 * time.Millisecond) // until it is on air: nothing here waits for answers
-	p = appendMessage(nil, pubChunk, 6, typeVideo, 1, 0, videoConfig)
-	p = appendMessage(p, pubChunk, 4, typeAudio, 1, 0, audioConfig)
-	if _, err := conn.Write(p); err != nil {
-		return err
-	}
+	time.Sleep(100 * time.Millisecond) // until they are on air: nothing here waits for answers
+	b := appendMessage(nil, pubChunk, 6, typeVideo, 1, 0, videoConfig)
+	p.send(appendMessage(b, pubChunk, 4, typeAudio, 1, 0, audioConfig))
 	go func() {
 		f, began := newFilm(), time.Now()
 		for {
 			kind, due, body := f.next()
 			time.Sleep(time.Until(began.Add(due)))
 			mark(kind, body)
-			p = appendMessage(p[:0], pubChunk, csidOf[kind], kind, 1, uint32(due.Milliseconds()), body)
-			if _, err := conn.Write(p); err != nil {
-				fmt.Fprintln(os.Stderr, "bench: publisher:", err)
-				return
-			}
+			b = appendMessage(b[:0], pubChunk, csidOf[kind], kind, 1, uint32(due.Milliseconds()), body)
+			p.send(b)
 		}
 	}()
-	return nil
+	return p, nil
+}
+
+func publishOne(ctx context.Context, j job, name string) (net.Conn, error) {
+	conn, err := new(net.Dialer).DialContext(ctx, "tcp", j.Address)
+	if err != nil {
+		return nil, err
+	}
+	if err := shake(conn); err != nil {
+		return nil, err
+	}
+	b := login(j.App, "rtmp://"+j.Address+"/"+j.App)
+	b = appendMessage(b, 128, 2, typeChunkSize, 0, 0, []byte{0, pubChunk >> 16, pubChunk >> 8 & 0xff, pubChunk & 0xff})
+	b = appendCommand(b, 1, "publish", 0, nil, name, "live")
+	if _, err := conn.Write(b); err != nil {
+		return nil, err
+	}
+	go io.Copy(io.Discard, conn) //nolint:errcheck // answers
+	return conn, nil
+}
+
+func (p *publishers) send(b []byte) {
+	for i, conn := range p.conns {
+		if conn == nil {
+			continue
+		}
+		n, err := conn.Write(b)
+		p.sent.Add(int64(n))
+		if err != nil {
+			fmt.Fprintln(os.Stderr, "bench: publisher:", err)
+			p.conns[i] = nil
+			p.lost.Add(1)
+		}
+	}
+}
+
+// connectStuck connects the viewers who will not read what they are sent. What
+// the kernel keeps for them is to be the server's: their own buffers are small.
+func connectStuck(ctx context.Context, j job) ([]net.Conn, error) {
+	conns := make([]net.Conn, j.Stuck)
+	for i := range conns {
+		conn, err := dial(ctx, j, i)
+		if err != nil {
+			return nil, err
+		}
+		if err := conn.(*net.TCPConn).SetReadBuffer(16 << 10); err != nil {
+			return nil, err
+		}
+		conns[i] = conn
+	}
+	return conns, nil
+}
+
+// readSome reads from each as much as a link of some 60 kB a second would take.
+func readSome(conns []net.Conn) {
+	const pause = 250 * time.Millisecond
+	b := make([]byte, 16<<10)
+	for _, conn := range conns {
+		_ = conn.SetReadDeadline(time.Now().Add(time.Millisecond))
+		_, _ = conn.Read(b)
+	}
+	time.Sleep(pause)
+}
+
+// resets says how many connections the server has reset.
+func resets(conns []net.Conn) (n int) {
+	b := make([]byte, 64<<10)
+	for _, conn := range conns {
+		var err error
+		for _ = conn.SetReadDeadline(time.Now().Add(100 * time.Millisecond)); err == nil; {
+			_, err = conn.Read(b)
+		}
+		if errors.Is(err, syscall.ECONNRESET) {
+			n++
+		}
+	}
+	return n
 }
 
 // join connects joiners at odd moments, and says how long they took to have their
-// first keyframe.
+// first keyframe. Who has none after longestJoin counts as that.
 func join(ctx context.Context, j job) (p50, p95 float64, err error) {
-	if j.Joiners == 0 {
-		return 0, 0, nil
-	}
 	took, errs := make([]time.Duration, j.Joiners), make([]error, j.Joiners)
 	var wait sync.WaitGroup
 	for n := range j.Joiners {
@@ -156,10 +272,21 @@ func join(ctx context.Context, j job) (p50, p95 float64, err error) {
 		wait.Go(func() { took[n], errs[n] = joinOnce(ctx, j, n) })
 	}
 	wait.Wait()
+	p50, p95 = middle(took)
+	return p50, p95, errors.Join(errs...)
+}
+
+// middle returns the median and the 95th percentile, in ms.
+func middle(took []time.Duration) (p50, p95 float64) {
+	if len(took) == 0 {
+		return 0, 0
+	}
 	slices.Sort(took)
 	ms := func(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
-	return ms(took[len(took)/2]), ms(took[len(took)*95/100]), errors.Join(errs...)
+	return ms(took[len(took)/2]), ms(took[len(took)*95/100])
 }
+
+const longestJoin = 10 * time.Second
 
 func joinOnce(ctx context.Context, j job, number int) (time.Duration, error) {
 	began := time.Now()
@@ -169,166 +296,18 @@ func joinOnce(ctx context.Context, j job, number int) (time.Duration, error) {
 	}
 	defer conn.Close() //nolint:errcheck
 	done := false
-	w := newWalker(j, func(s *chunkStream) { done = done || s.kind == typeVideo && s.head[0] == 0x17 && s.head[1] == 1 })
+	w := newWalker(j, func(s *chunkStream) { done = done || s.isKey() })
 	buffer := make([]byte, 64<<10)
-	_ = conn.SetReadDeadline(began.Add(10 * time.Second))
+	_ = conn.SetReadDeadline(began.Add(longestJoin))
 	for !done {
 		n, err := conn.Read(buffer)
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			break
+		}
 		if err != nil {
 			return 0, err
 		}
 		w.walk(buffer[:n])
 	}
 	return time.Since(began), nil
-}
-
-func newWalker(j job, message func(*chunkStream)) *walker {
-	w := &walker{size: 128, message: message}
-	if j.Floor {
-		w.size = pubChunk
-	}
-	return w
-}
-
-// A crowd is the viewers. One goroutine reads all of them.
-type crowd struct {
-	epoll   int
-	viewers map[int32]*viewer
-	now     time.Time // when what is being walked through was read
-
-	mu      sync.Mutex
-	bytes   int64
-	frames  int64
-	missing int64
-	lost    int
-	late    [40_000]int64 // frames by latency, in tenths of a ms
-}
-
-type viewer struct {
-	*walker
-	fd   int
-	next [2]uint64 // number of the frame to come on each track, 0: any
-}
-
-func newCrowd() (*crowd, error) {
-	fd, err := syscall.EpollCreate1(syscall.EPOLL_CLOEXEC)
-	return &crowd{epoll: fd, viewers: make(map[int32]*viewer)}, err
-}
-
-// connect adds the viewers, some at a time.
-func (c *crowd) connect(ctx context.Context, j job) error {
-	n := j.Viewers
-	conns, errs := make([]net.Conn, n), make([]error, n)
-	slots := make(chan struct{}, 20)
-	var wait sync.WaitGroup
-	for i := range n {
-		slots <- struct{}{}
-		wait.Go(func() {
-			conns[i], errs[i] = dial(ctx, j, i)
-			<-slots
-		})
-	}
-	wait.Wait()
-	if err := errors.Join(errs...); err != nil {
-		return err
-	}
-	for _, conn := range conns {
-		f, err := conn.(*net.TCPConn).File()
-		if err != nil {
-			return err
-		}
-		fd, err := syscall.Dup(int(f.Fd()))
-		if err != nil {
-			return err
-		}
-		_, _ = f.Close(), conn.Close()
-		if err := syscall.SetNonblock(fd, true); err != nil {
-			return err
-		}
-		v := &viewer{fd: fd}
-		v.walker = newWalker(j, func(s *chunkStream) { c.frame(v, s) })
-		c.viewers[int32(fd)] = v
-		err = syscall.EpollCtl(c.epoll, syscall.EPOLL_CTL_ADD, fd, &syscall.EpollEvent{Events: syscall.EPOLLIN, Fd: int32(fd)})
-		if err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// run reads what comes until the process ends.
-func (c *crowd) run() {
-	runtime.LockOSThread()
-	events := make([]syscall.EpollEvent, 256)
-	buffer := make([]byte, 256<<10)
-	for {
-		n, err := syscall.EpollWait(c.epoll, events, -1)
-		if err != nil && !errors.Is(err, syscall.EINTR) {
-			fmt.Fprintln(os.Stderr, "bench: epoll:", err)
-			os.Exit(1)
-		}
-		c.mu.Lock()
-		for _, e := range events[:max(n, 0)] {
-			n, err := syscall.Read(int(e.Fd), buffer)
-			if errors.Is(err, syscall.EAGAIN) {
-				continue
-			}
-			if n <= 0 {
-				_ = syscall.Close(int(e.Fd))
-				c.lost++
-				continue
-			}
-			c.now = time.Now()
-			c.bytes += int64(n)
-			c.viewers[e.Fd].walk(buffer[:n])
-		}
-		c.mu.Unlock()
-	}
-}
-
-// frame takes a message that v has received.
-func (c *crowd) frame(v *viewer, s *chunkStream) {
-	if s.kind != typeAudio && s.kind != typeVideo || s.length < head {
-		return
-	}
-	stamp, ok := readStamp(s.kind, s.head[:])
-	if !ok {
-		return
-	}
-	next := &v.next[s.kind-typeAudio]
-	if *next != 0 && stamp.number != *next {
-		c.missing += int64(max(stamp.number, *next) - *next)
-	}
-	*next = stamp.number + 1
-	c.frames++
-	at := c.now.Sub(stamp.sent) / (100 * time.Microsecond)
-	c.late[min(max(at, 0), time.Duration(len(c.late)-1))]++
-}
-
-func (c *crowd) reset() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.bytes, c.frames, c.missing = 0, 0, 0
-	c.late = [len(c.late)]int64{}
-}
-
-func (c *crowd) report() report {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	r := report{Bytes: c.bytes, Frames: c.frames, Missing: c.missing, Lost: c.lost}
-	var sum int64
-	for tenths, n := range c.late {
-		if n == 0 {
-			continue
-		}
-		if sum < c.frames/2 {
-			r.P50 = float64(tenths) / 10
-		}
-		if sum < c.frames*99/100 {
-			r.P99 = float64(tenths) / 10
-		}
-		r.Max = float64(tenths) / 10
-		sum += n
-	}
-	return r
 }

@@ -1,6 +1,6 @@
-// Command bench starts mediad, nginx-rtmp and the floor in turn on the same work
-// and prints tables with ratios: `make bench`, or `go run ./bench -h`. README.md
-// says what is measured and how.
+// Command bench starts mediad, nginx with its RTMP module and the floor in turn on
+// the same work and prints tables with ratios: `make bench`, or `go run ./bench -h`.
+// README.md says what is measured and how.
 package main
 
 import (
@@ -30,6 +30,18 @@ func main() {
 	}
 }
 
+// The tables beside those of the live stream.
+var tables = []struct {
+	name  string
+	print func(*bench, context.Context) error
+}{
+	{"stuck", (*bench).stuck},
+	{"storm", (*bench).storm},
+	{"demand", (*bench).demand},
+	{"ingest", (*bench).ingest},
+	{"archive", (*bench).archive},
+}
+
 func run(ctx context.Context, args []string) error {
 	if len(args) > 1 {
 		switch args[0] { // the processes that bench starts of itself
@@ -42,13 +54,17 @@ func run(ctx context.Context, args []string) error {
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
 	var b bench
 	viewers := flags.String("viewers", "100,500,1000,3000", "numbers of viewers of the live stream, may be empty")
+	others := flags.String("tables", "stuck,storm,demand,ingest,archive", "the other tables, may be empty")
 	only := flags.String("only", "", "the servers to run, such as floor,mediad,nginx: those whose names contain one of these")
 	flags.DurationVar(&b.time, "time", 10*time.Second, "how long each is measured")
 	flags.IntVar(&b.joiners, "joiners", 40, "how many join one after another, while the others watch")
-	demand := flags.Bool("demand", true, "measure playing on demand as well")
 	flags.StringVar(&b.binary, "mediad", "", "a daemon that is built already")
+	quick := flags.Bool("quick", false, "for a look: 1000 live viewers and no other table, 4s each")
 	if err := flags.Parse(args); err != nil {
 		return err
+	}
+	if *quick {
+		*viewers, *others, b.time, b.joiners = "1000", "", 4*time.Second, 10
 	}
 	b.only = strings.Split(*only, ",")
 	raiseLimit()
@@ -57,8 +73,10 @@ func run(ctx context.Context, args []string) error {
 		return err
 	}
 	defer os.RemoveAll(b.dir) //nolint:errcheck
-	if err := os.Mkdir(filepath.Join(b.dir, "media"), 0o755); err != nil {
-		return err
+	for _, folder := range []string{"media", "recordings"} {
+		if err := os.Mkdir(filepath.Join(b.dir, folder), 0o755); err != nil {
+			return err
+		}
 	}
 	if err := b.build(ctx); err != nil {
 		return err
@@ -75,8 +93,13 @@ func run(ctx context.Context, args []string) error {
 			return err
 		}
 	}
-	if *demand {
-		return b.demand(ctx)
+	for _, t := range tables {
+		if !strings.Contains(*others, t.name) {
+			continue
+		}
+		if err := t.print(&b, ctx); err != nil {
+			return fmt.Errorf("%s: %w", t.name, err)
+		}
 	}
 	return nil
 }
@@ -116,8 +139,8 @@ func (b *bench) build(ctx context.Context) error {
 
 // wanted reports whether a server is to run: it was asked for, and is installed.
 func (b *bench) wanted(name string) bool {
-	if name == "nginx-rtmp" {
-		if _, err := exec.LookPath("nginx"); err != nil {
+	if strings.HasPrefix(name, "nginx") {
+		if _, err := os.Stat(nginxModule); err != nil {
 			return false
 		}
 	}
@@ -136,59 +159,16 @@ type contender struct {
 	start func(ctx context.Context, dir string) (*server, error)
 }
 
-func atFloor(gather int) func(context.Context, string) (*server, error) {
-	return func(ctx context.Context, dir string) (*server, error) { return startFloor(ctx, dir, gather) }
-}
-
-func mediad(settings string) func(context.Context, string) (*server, error) {
-	return func(ctx context.Context, dir string) (*server, error) { return startMediad(ctx, dir, settings) }
-}
-
-var liveContenders = []contender{
-	{"floor, a write per message", "", atFloor(0)},
-	{"floor, gathered 100 ms", "", atFloor(100)},
-	{"floor, gathered 350 ms", "", atFloor(350)},
-	{"nginx-rtmp", "floor, a write per message", startNginx},
-	{"mediad", "floor, a write per message", mediad("")},
-	{"mediad latency 0", "floor, a write per message", mediad(", latency: 0s")},
-	{"mediad latency 100ms", "floor, gathered 100 ms", mediad(", latency: 100ms")},
-	{"mediad latency 350ms", "floor, gathered 350 ms", mediad(", latency: 350ms")},
-}
-
 // A line is what was measured of a contender.
 type line struct {
 	report
+	server    *server // ended, with its log
 	cpu       float64 // seconds per GB
 	resident  float64 // MB
 	diskReads float64 // bytes
 }
 
-// live measures the fan-out of one live stream to n viewers.
-func (b *bench) live(ctx context.Context, n int) error {
-	fmt.Printf("\nLive, %d viewers of 2.1 Mbit/s\n\n", n)
-	fmt.Println("| server | CPU s/GB | of nginx-rtmp's | of the floor's | missing | p50 ms | p99 ms | max ms | resident MB | join p50 ms | join p95 ms | GB |")
-	fmt.Println("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |")
-	lines := map[string]line{}
-	for _, c := range liveContenders {
-		if !b.wanted(c.name) {
-			continue
-		}
-		j := job{Address: rtmpAddress, App: "live", Viewers: n, Joiners: b.joiners,
-			Warm: 3 * time.Second, Time: b.time, Floor: c.floor == ""}
-		if j.Floor {
-			j.Joiners = 0 // it keeps nothing for them
-		}
-		l, err := b.measure(ctx, c, j)
-		if err != nil {
-			return fmt.Errorf("%s: %w", c.name, err)
-		}
-		lines[c.name] = l
-		fmt.Printf("| %s | %.3f | %s | %s | %d | %.1f | %.1f | %.1f | %.0f | %.0f | %.0f | %.2f |\n", c.name, l.cpu,
-			ratio(l, lines["nginx-rtmp"]), ratio(l, lines[c.floor]), l.Missing+int64(l.Lost), l.P50, l.P99, l.Max,
-			l.resident, l.JoinP50, l.JoinP95, float64(l.Bytes)/1e9)
-	}
-	return nil
-}
+func (l line) gigabytes() float64 { return float64(l.Bytes) / 1e9 }
 
 // ratio is the CPU of l as a multiple of that of other, if there is one.
 func ratio(l, other line) string {
@@ -198,13 +178,24 @@ func ratio(l, other line) string {
 	return fmt.Sprintf("%.2f", l.cpu/other.cpu)
 }
 
-// measure runs a server and the load client on it.
-func (b *bench) measure(ctx context.Context, c contender, j job) (l line, err error) {
+// measure runs a server, and the load client on it, once for each job. What is
+// measured is the last. during is called while that goes on, and after it.
+func (b *bench) measure(ctx context.Context, c contender, during func(*server), jobs ...job) (l line, err error) {
 	s, err := c.start(ctx, b.dir)
 	if err != nil {
-		return l, err
+		return l, fmt.Errorf("%s: %w", c.name, err)
 	}
 	defer s.stop()
+	for _, j := range jobs {
+		if l, err = b.do(ctx, s, during, j); err != nil {
+			return l, fmt.Errorf("%s: %w\n%s", c.name, err, s.log)
+		}
+	}
+	return l, nil
+}
+
+func (b *bench) do(ctx context.Context, s *server, during func(*server), j job) (l line, err error) {
+	l.server = s
 	p, err := json.Marshal(j)
 	if err != nil {
 		return l, err
@@ -225,18 +216,36 @@ func (b *bench) measure(ctx context.Context, c contender, j job) (l line, err er
 	}()
 	lines := bufio.NewScanner(out)
 	if !lines.Scan() {
-		return l, errors.New("the load client has failed")
+		return l, errFailed
 	}
 	before, read := s.cpu(), s.diskReads()
-	if !lines.Scan() { // the same for all: the joiners are not measured
-		return l, errors.New("the load client has failed")
+	measured := make(chan struct{})
+	go func() {
+		defer close(measured)
+		lines.Scan() // the same for all: the joiners are not measured
+	}()
+	for tick := time.NewTicker(500 * time.Millisecond); during != nil; {
+		select {
+		case <-tick.C:
+			during(s)
+			continue
+		case <-measured:
+		}
+		tick.Stop()
+		break
 	}
-	after, resident := s.cpu(), s.resident()
+	<-measured
+	cpu := s.cpu() - before
+	l.resident, l.diskReads = s.resident(), s.diskReads()-read
+	if during != nil {
+		during(s)
+	}
 	if !lines.Scan() {
-		return l, errors.New("the load client has failed")
+		return l, errFailed
 	}
 	err = json.Unmarshal(lines.Bytes(), &l.report)
-	l.cpu = (after - before) / (float64(l.Bytes) / 1e9)
-	l.resident, l.diskReads = resident, s.diskReads()-read
+	l.cpu = cpu / l.gigabytes()
 	return l, err
 }
+
+var errFailed = errors.New("the load client has failed")

@@ -63,7 +63,7 @@ type chunkStream struct {
 
 func newChunkReader(r io.Reader, dropped func(cause string)) *chunkReader {
 	return &chunkReader{
-		r:       bufio.NewReaderSize(r, 1<<10),
+		r:       bufio.NewReaderSize(r, 512),
 		size:    128, // until SetChunkSize says otherwise (5.4.1)
 		streams: make(map[uint32]*chunkStream),
 		media:   maxCommand,

@@ -32,7 +32,9 @@ type Client struct {
 type Message struct {
 	Kind   MessageKind
 	Status stream.Status // of KindStatus
-	Event  stream.Event  // of KindEvent
+	// Elsewhere is the tcUrl in a request to reconnect, "" for the one that there is.
+	Elsewhere string
+	Event     stream.Event // of KindEvent
 
 	// Of KindMedia: configuration and metadata come as the messages that they are.
 	Track media.Track
@@ -61,6 +63,11 @@ const clientTimeout = 10 * time.Second
 
 // Dial connects to the app of a URL such as rtmp://host:1935/live?key=value.
 func Dial(ctx context.Context, rawURL string) (*Client, error) {
+	return dialAs(ctx, rawURL, capabilities)
+}
+
+// dialAs is Dial of a client that has capabilities.
+func dialAs(ctx context.Context, rawURL string, capabilities int) (*Client, error) {
 	u, err := url.Parse(rawURL)
 	if err != nil {
 		return nil, err
@@ -85,14 +92,14 @@ func Dial(ctx context.Context, rawURL string) (*Client, error) {
 	// A client believes the server that it has chosen.
 	c.in.media, c.in.data, c.in.maxHeld = maxPayload, maxPayload, 2*maxPayload
 	app := strings.TrimPrefix(u.RequestURI(), "/")
-	if err := c.connect(ctx, app, rawURL); err != nil {
+	if err := c.connect(ctx, app, rawURL, capabilities); err != nil {
 		c.Close()
 		return nil, fmt.Errorf("connect to %s: %w", rawURL, err)
 	}
 	return c, nil
 }
 
-func (c *Client) connect(ctx context.Context, app, tcURL string) error {
+func (c *Client) connect(ctx context.Context, app, tcURL string, capabilities int) error {
 	err := c.within(ctx, func() error {
 		return handshake.HandshakeWithServer(c.in.r, c.conn, &handshake.Config{SkipHandshakeVerification: true})
 	})
@@ -208,7 +215,7 @@ func (c *Client) Next(ctx context.Context) (Message, error) {
 			return Message{Kind: KindEvent, Event: stream.Event(binary.BigEndian.Uint16(p))}, nil
 		case rtmpmsg.TypeIDCommandMessageAMF0:
 			if a, err := parseAnswer(p); err == nil && a.name == "onStatus" {
-				return Message{Kind: KindStatus, Status: a.status}, nil
+				return Message{Kind: KindStatus, Status: a.status, Elsewhere: a.elsewhere}, nil
 			}
 		}
 	}
@@ -236,6 +243,8 @@ type answer struct {
 	id     float64
 	value  any           // the first argument
 	status stream.Status // if that is one
+
+	elsewhere string // its tcUrl
 }
 
 func parseAnswer(p []byte) (answer, error) {
@@ -255,6 +264,7 @@ func parseAnswer(p []byte) (answer, error) {
 		a.status.Level, _ = o.Get("level").(string)
 		a.status.Code, _ = o.Get("code").(string)
 		a.status.Description, _ = o.Get("description").(string)
+		a.elsewhere, _ = o.Get("tcUrl").(string)
 	}
 	return a, nil
 }

@@ -144,6 +144,8 @@ func milliseconds(f float64) time.Duration {
 const (
 	canForward   = 4
 	capabilities = 2 | 4 | 8
+	// canReconnect is what a client says in capsEx that can be sent away.
+	canReconnect = 1
 )
 
 var fourCCs = amf.Array{"vp08", "vp09", "av01", "avc1", "hvc1", "vvc1", "ac-3", "ec-3", "Opus", ".mp3", "fLaC", "mp4a"}
@@ -151,12 +153,16 @@ var fourCCs = amf.Array{"vp08", "vp09", "av01", "avc1", "hvc1", "vvc1", "ac-3", 
 func (s *session) connect(c call) error {
 	app, _ := c.object.Get("app").(string)
 	tcURL, _ := c.object.Get("tcUrl").(string)
+	if s.serving.Err() != nil {
+		return s.refuseConnect(c, "NetConnection.Connect.Rejected", errShutdown)
+	}
 	address, ok := resolve(app, tcURL, s.server.serves)
 	if !ok {
-		return s.refuseConnect(c, address.app)
+		return s.refuseConnect(c, "NetConnection.Connect.InvalidApp", fmt.Errorf("there is no app %.64q here", address.app))
 	}
-	s.address = address
+	s.address, s.tcURL = address, tcURL
 	s.state = connected
+	s.follows.Store(int(number(c.object.Get("capsEx"), 0))&canReconnect != 0)
 
 	info := amf.Object{
 		{Key: "level", Value: "status"},
@@ -189,20 +195,18 @@ func (s *session) connect(c call) error {
 	return s.out.flush()
 }
 
-// refuseConnect tells a client that nothing is served at app.
-func (s *session) refuseConnect(c call, app string) error {
-	why := end(causeRefused, "there is no app %.64q here", app)
-	why.polite = true
+// refuseConnect tells a client that it cannot be served, and why.
+func (s *session) refuseConnect(c call, code string, err error) error {
 	s.holdBack()
-	err := s.reply("_error", c.id, nil, amf.Object{
+	fail := s.reply("_error", c.id, nil, amf.Object{
 		{Key: "level", Value: "error"},
-		{Key: "code", Value: "NetConnection.Connect.InvalidApp"},
-		{Key: "description", Value: why.Error()},
+		{Key: "code", Value: code},
+		{Key: "description", Value: err.Error()},
 	})
-	if err != nil {
-		return err
+	if fail != nil {
+		return fail
 	}
-	return why
+	return &ending{cause: causeRefused, err: err, polite: true}
 }
 
 // isEnhanced reports whether a client speaks Enhanced RTMP.
@@ -291,6 +295,8 @@ func (s *session) request(name string, start, length any, reset bool) (stream.Re
 		Start:  startOf(number(start, -2)),
 		Length: lengthOf(number(length, -1)),
 		Append: !reset,
+
+		Redirects: s.follows.Load(),
 	}, err
 }
 

@@ -28,6 +28,7 @@ type metrics struct {
 	connections prometheus.Gauge
 	bytes       *prometheus.CounterVec // by direction, "in" or "out"
 	messages    prometheus.Counter
+	away        prometheus.Counter
 	closed      *prometheus.CounterVec // by cause
 	dropped     *prometheus.CounterVec // by cause
 }
@@ -44,6 +45,9 @@ func newMetrics(r prometheus.Registerer) *metrics {
 		}),
 		messages: f.NewCounter(prometheus.CounterOpts{
 			Name: "mediad_rtmp_messages_total", Help: "RTMP messages received.",
+		}),
+		away: f.NewCounter(prometheus.CounterOpts{
+			Name: "mediad_rtmp_sent_away_total", Help: "Clients that were asked to connect to another server.",
 		}),
 		bytes:   counters("mediad_rtmp_bytes_total", "Bytes received and sent.", "direction"),
 		closed:  counters("mediad_rtmp_closed_total", "RTMP connections that have ended.", "cause"),

@@ -60,20 +60,19 @@ var csidOf = [tracks]byte{csidAudio, csidVideo, csidData}
 // held: lock, put what there is, flush, unlock.
 type output struct {
 	mu      sync.Mutex
-	conn    net.Conn
-	timeout time.Duration // of each write
+	closed  atomic.Bool
+	limited bool   // the connection has a write deadline
+	prompt  prompt // writes without waiting; none when the connection cannot
+	err     error  // the first failure; nothing is written after it
 	bytes   prometheus.Counter
 
-	queue   [][]byte    // what flush will write, in order
-	scratch []byte      // the headers in queue
-	iov     [][]byte    // what one write takes of the queue
-	vec     net.Buffers // iov while it is being written; WriteTo consumes it
-	prompt  *prompt     // writes without waiting; nil when the connection cannot
-	limited bool        // the connection has a write deadline
-	err     error       // the first failure; nothing is written after it
-
 	clocks [tracks]trackClock // what the chunk streams of the tracks count from
-	closed atomic.Bool
+
+	queue   [][]byte // what flush will write, in order
+	scratch []byte   // the headers in queue
+	iov     [][]byte // what one write takes of the queue
+	conn    net.Conn
+	timeout time.Duration // of each write
 }
 
 // A trackClock is where the chunk stream of a track stands: the viewer that it
@@ -135,7 +134,7 @@ func (o *output) flush() error {
 	clear(o.queue)
 	o.queue, o.scratch = o.queue[:0], o.scratch[:0]
 	if cap(o.queue) > maxQueue {
-		o.queue, o.scratch, o.iov, o.vec = nil, nil, nil, nil
+		o.queue, o.scratch, o.iov = nil, nil, nil
 	}
 	return o.err
 }
@@ -163,18 +162,17 @@ func (o *output) write() error {
 	if o.closed.Load() { // in this order, or the deadline would undo shut's
 		return media.ErrClosed
 	}
-	var n int64
+	var n int
 	var err error
-	if _, ok := o.conn.(*net.TCPConn); ok {
-		o.vec = o.iov
-		n, err = o.vec.WriteTo(o.conn)
+	if conn, ok := o.conn.(*net.TCPConn); ok {
+		n, err = o.prompt.writeAll(conn, o.iov)
 	} else {
 		n, err = o.writeJoined()
 	}
 	clear(o.iov) // a connection at rest keeps no batch
 	o.bytes.Add(float64(n))
 	if errors.Is(err, os.ErrDeadlineExceeded) {
-		return end(causeSlow, "the client has not taken %d bytes within %v", maxWrite, o.timeout)
+		return end(causeSlow, "the client has not taken %d bytes within %v: %w", maxWrite, o.timeout, err)
 	}
 	if err != nil {
 		return fmt.Errorf("write to the client: %w", err)
@@ -182,9 +180,10 @@ func (o *output) write() error {
 	return nil
 }
 
-// try writes what was put as far as the socket takes it at once, and reports
-// whether that was all. The rest is written by the next flush.
-func (o *output) try() (done bool, err error) {
+// try writes what was put, and then shared, as far as the socket takes it at once,
+// and reports whether that was all. The rest is written by the next flush. Shared
+// is not changed.
+func (o *output) try(shared [][]byte) (done bool, err error) {
 	if o.limited { // it may have passed long ago
 		o.limited = false
 		_ = o.conn.SetWriteDeadline(time.Time{})
@@ -195,48 +194,69 @@ func (o *output) try() (done bool, err error) {
 	if o.err != nil {
 		return false, o.err
 	}
-	n, err := o.prompt.write(o.queue)
+	queue := shared
+	if len(o.queue) > 0 {
+		o.queue = append(o.queue, shared...)
+		queue = o.queue
+	}
+	n, err := o.prompt.write(queue)
 	o.bytes.Add(float64(n))
 	if err != nil {
 		o.err = fmt.Errorf("write to the client: %w", err)
 	}
-	rest := o.queue
-	for len(rest) > 0 && n >= len(rest[0]) {
-		n -= len(rest[0])
-		rest = rest[1:]
+	rest, n := after(queue, n)
+	o.keep(rest, n)
+	return len(rest) == 0, o.err
+}
+
+// after is what is left of queue after n bytes, and how many of them are of its first piece.
+func after(queue [][]byte, n int) (rest [][]byte, first int) {
+	for len(queue) > 0 && n >= len(queue[0]) {
+		n -= len(queue[0])
+		queue = queue[1:]
 	}
+	return queue, n
+}
+
+// keep makes rest the queue, without its first n bytes. It may be a part of the queue.
+func (o *output) keep(rest [][]byte, n int) {
+	before := o.queue
+	o.queue = append(o.queue[:0], rest...)
 	if len(rest) > 0 {
-		rest[0] = rest[0][n:]
-	}
-	left := copy(o.queue, rest)
-	clear(o.queue[left:])
-	o.queue = o.queue[:left]
-	if left == 0 {
+		o.queue[0] = o.queue[0][n:]
+	} else {
 		o.scratch = o.scratch[:0]
 	}
-	return left == 0, o.err
+	if len(before) > len(rest) {
+		clear(before[len(rest):])
+	}
 }
 
 // writeJoined is write for a connection, such as TLS, that would make a record
 // or a packet of each piece.
-func (o *output) writeJoined() (int64, error) {
+func (o *output) writeJoined() (int, error) {
 	p := joins.Get().(*[]byte)
 	defer joins.Put(p)
 	*p = (*p)[:0]
 	for _, b := range o.iov {
 		*p = append(*p, b...)
 	}
-	n, err := o.conn.Write(*p)
-	return int64(n), err
+	return o.conn.Write(*p)
 }
 
 // joins are the buffers of writeJoined: connections at rest have none.
 var joins = sync.Pool{New: func() any { return new([]byte) }}
 
-// shut fails all writes from now on, and what is being written at once.
+// shut fails all writes from now on, and what is being written at once. When it
+// has returned nobody writes any more, so that the connection may be closed.
 func (o *output) shut() {
 	o.closed.Store(true)
 	_ = o.conn.SetWriteDeadline(time.Unix(1, 0))
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.err == nil {
+		o.err = media.ErrClosed
+	}
 }
 
 // send writes one message.

@@ -4,75 +4,79 @@
 package rtmp
 
 import (
+	"cmp"
 	"net"
 	"syscall"
 	"unsafe"
 )
 
-// A prompt writes to one connection. It is used by one goroutine at a time.
-type prompt struct {
-	conn syscall.RawConn
-	call func(fd uintptr) bool // p.writev, made once
+// A prompt writes to one socket, as long as that is open: see output.shut. The
+// zero prompt is none.
+type prompt struct{ fd int }
 
-	queue   [][]byte
-	written int
-	errno   syscall.Errno
-}
-
-// newPrompt returns nil for a connection that is no plain socket.
-func newPrompt(conn net.Conn) *prompt {
+// newPrompt returns none for a connection that is no plain socket.
+func newPrompt(conn net.Conn) (p prompt) {
 	tcp, ok := conn.(*net.TCPConn)
 	if !ok {
-		return nil
+		return p
 	}
-	raw, err := tcp.SyscallConn()
-	if err != nil {
-		return nil
+	if raw, err := tcp.SyscallConn(); err == nil {
+		_ = raw.Control(func(fd uintptr) { p.fd = int(fd) })
 	}
-	p := &prompt{conn: raw}
-	p.call = p.writev
 	return p
 }
 
-// write writes as much of queue as the socket takes, and returns how much that is.
-func (p *prompt) write(queue [][]byte) (int, error) {
-	p.queue, p.written, p.errno = queue, 0, 0
-	err := p.conn.Write(p.call)
-	p.queue = nil
-	if err == nil && p.errno != 0 {
-		err = p.errno
-	}
-	return p.written, err
-}
+func (p prompt) exists() bool { return p.fd > 0 }
 
-// writev always returns true: that the socket has room is not waited for.
-func (p *prompt) writev(fd uintptr) bool {
-	for len(p.queue) > 0 {
+// write writes as much of queue as the socket takes, and returns how much that is.
+//
+// The system call is not announced to the scheduler, as one that may wait is. It
+// returns within microseconds, and there are tens of thousands of them a second.
+func (p prompt) write(queue [][]byte) (written int, err error) {
+	for len(queue) > 0 {
 		var pieces [64]syscall.Iovec
 		count, size := 0, 0
-		for count < min(len(pieces), len(p.queue)) {
-			b := p.queue[count]
+		for count < min(len(pieces), len(queue)) {
+			b := queue[count]
 			pieces[count].Base = unsafe.SliceData(b)
 			pieces[count].SetLen(len(b))
 			size += len(b)
 			count++
 		}
 		message := syscall.Msghdr{Iov: &pieces[0], Iovlen: uint64(count)}
-		n, _, errno := syscall.Syscall(syscall.SYS_SENDMSG, fd, uintptr(unsafe.Pointer(&message)), syscall.MSG_DONTWAIT|syscall.MSG_NOSIGNAL)
+		n, _, errno := syscall.RawSyscall(syscall.SYS_SENDMSG, uintptr(p.fd), uintptr(unsafe.Pointer(&message)), syscall.MSG_DONTWAIT|syscall.MSG_NOSIGNAL)
 		switch {
 		case errno == syscall.EINTR:
 			continue
 		case errno == syscall.EAGAIN:
-			return true
+			return written, nil
 		case errno != 0:
-			p.errno = errno
-			return true
+			return written, errno
 		}
-		p.written += int(n)
+		written += int(n)
 		if int(n) < size { // the socket is full
-			return true
+			return written, nil
 		}
-		p.queue = p.queue[count:]
+		queue = queue[count:]
 	}
-	return true
+	return written, nil
+}
+
+// writeAll writes all of queue, which it changes, to conn, whose prompt p is, and waits
+// for room under the write deadline. Writev of the net package would keep room for as many pieces.
+func (p prompt) writeAll(conn *net.TCPConn, queue [][]byte) (written int, err error) {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return 0, err
+	}
+	wait := raw.Write(func(uintptr) (done bool) {
+		var n int
+		n, err = p.write(queue)
+		written += n
+		if queue, n = after(queue, n); len(queue) > 0 {
+			queue[0] = queue[0][n:]
+		}
+		return err != nil || len(queue) == 0
+	})
+	return written, cmp.Or(err, wait)
 }

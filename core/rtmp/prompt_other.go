@@ -11,6 +11,14 @@ import (
 // goroutine.
 type prompt struct{}
 
-func newPrompt(net.Conn) *prompt { return nil }
+func newPrompt(net.Conn) prompt { return prompt{} }
 
-func (*prompt) write([][]byte) (int, error) { return 0, errors.ErrUnsupported }
+func (prompt) exists() bool { return false }
+
+func (prompt) write([][]byte) (int, error) { return 0, errors.ErrUnsupported }
+
+func (prompt) writeAll(conn *net.TCPConn, queue [][]byte) (int, error) {
+	b := net.Buffers(queue)
+	n, err := b.WriteTo(conn)
+	return int(n), err
+}

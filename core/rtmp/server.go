@@ -14,7 +14,9 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
+	"slices"
 	"sync"
 	"time"
 
@@ -31,6 +33,9 @@ type Options struct {
 	// Drain is how long Serve waits for connections to end once its context has.
 	Drain  time.Duration // 10 s
 	Limits Limits
+	// Elsewhere names another node that clients may be sent to by Drain, "" for
+	// none. Without it they are asked to connect again by the URL that they have.
+	Elsewhere func() (host string)
 }
 
 // Limits bound what clients may do; in brackets the defaults.
@@ -57,7 +62,7 @@ func (l Limits) withDefaults() Limits {
 // sendBuffer is the size of the kernel's buffer for what a viewer has not taken.
 // Left alone, it would grow to megabytes for each that stalls. The kernel takes
 // up to twice as much.
-const sendBuffer = 192 << 10
+const sendBuffer = 176 << 10
 
 // A Server serves RTMP.
 type Server struct {
@@ -68,8 +73,13 @@ type Server struct {
 	drain   time.Duration
 	limits  Limits
 
-	mu   sync.Mutex
-	apps map[string]app
+	elsewhere func() string
+	draining  context.Context // ends with the first Drain
+	beginning context.CancelFunc
+
+	mu       sync.Mutex
+	apps     map[string]app
+	sessions map[*session]struct{}
 }
 
 // An app is what is registered under its name: either or both.
@@ -88,14 +98,21 @@ func New(o Options) *Server {
 	if o.Log == nil {
 		o.Log = hclog.NewNullLogger()
 	}
-	return &Server{
-		log:     o.Log,
-		metrics: newMetrics(o.Metrics),
-		drain:   cmp.Or(o.Drain, 10*time.Second),
-		limits:  o.Limits.withDefaults(),
-		logged:  throttle{causes: make(map[string]lines)},
-		apps:    make(map[string]app),
+	if o.Elsewhere == nil {
+		o.Elsewhere = func() string { return "" }
 	}
+	s := &Server{
+		log:       o.Log,
+		metrics:   newMetrics(o.Metrics),
+		drain:     cmp.Or(o.Drain, 10*time.Second),
+		limits:    o.Limits.withDefaults(),
+		elsewhere: o.Elsewhere,
+		logged:    throttle{causes: make(map[string]lines)},
+		apps:      make(map[string]app),
+		sessions:  make(map[*session]struct{}),
+	}
+	s.draining, s.beginning = context.WithCancel(context.Background())
+	return s
 }
 
 // HandlePublish implements ingest.Front.
@@ -154,6 +171,9 @@ func (s *Server) serves(name string) bool {
 // connections that do neither at once, those that are left after Options.Drain,
 // and returns nil when the last is gone. It closes l in any case. An error is one of l.
 func (s *Server) Serve(ctx context.Context, l net.Listener) error {
+	serving, stopServing := context.WithCancel(ctx)
+	defer stopServing()
+	defer context.AfterFunc(s.draining, stopServing)()
 	// Connections outlive ctx by the drain.
 	conns, closeAll := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer closeAll(nil)
@@ -161,7 +181,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	defer stop()
 
 	var open sync.WaitGroup
-	err := s.accept(ctx, conns, l, &open)
+	err := s.accept(ctx, serving, conns, l, &open)
 	_ = l.Close()
 	if err != nil {
 		closeAll(errShutdown)
@@ -173,7 +193,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 }
 
 // accept starts a session for each connection. It returns nil when ctx has ended.
-func (s *Server) accept(ctx, conns context.Context, l net.Listener, open *sync.WaitGroup) error {
+func (s *Server) accept(ctx, serving, conns context.Context, l net.Listener, open *sync.WaitGroup) error {
 	const shortest, longest = 5 * time.Millisecond, time.Second
 	slots := make(chan struct{}, s.limits.Connections)
 	pause := shortest
@@ -203,13 +223,65 @@ func (s *Server) accept(ctx, conns context.Context, l net.Listener, open *sync.W
 			continue
 		}
 		setBuffer(conn)
-		s.metrics.connections.Inc()
+		ses := newSession(s, serving, conns, conn)
+		s.add(ses)
 		open.Go(func() {
-			newSession(s, ctx, conns, conn).run()
-			s.metrics.connections.Dec()
+			ses.run()
+			s.remove(ses)
 			<-slots
 		})
 	}
+}
+
+func (s *Server) add(ses *session) {
+	s.metrics.connections.Inc()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.sessions[ses] = struct{}{}
+}
+
+func (s *Server) remove(ses *session) {
+	s.metrics.connections.Dec()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.sessions, ses)
+	close(ses.gone)
+}
+
+// Drain empties the server, which goes on accepting connections but refuses to
+// begin anything with them. Clients that can are asked to connect elsewhere; what
+// does nothing is closed. Drain returns when all have left or ctx ends, with the number of
+// those who have not. It may be called again, to go on waiting.
+func (s *Server) Drain(ctx context.Context) (left int) {
+	s.beginning()
+	s.mu.Lock()
+	sessions := slices.Collect(maps.Keys(s.sessions))
+	s.mu.Unlock()
+	var asking sync.WaitGroup // a client that does not read may take until its write deadline
+	defer asking.Wait()
+	for _, ses := range sessions {
+		asking.Go(func() { ses.sendAway(s.elsewhere()) })
+	}
+	for _, ses := range sessions {
+		select {
+		case <-ses.gone:
+			continue
+		default:
+		}
+		select {
+		case <-ses.gone:
+		case <-ctx.Done():
+			left++
+		}
+	}
+	return left
+}
+
+// Connected is how many connections are open.
+func (s *Server) Connected() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.sessions)
 }
 
 func wait(ctx context.Context, d time.Duration) {

@@ -5,6 +5,7 @@ package rtmp
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"encoding/binary"
 	"errors"
 	"io"
@@ -44,12 +45,18 @@ type session struct {
 	// by any goroutine.
 	ctx context.Context
 	end context.CancelCauseFunc
-	// serving ends when the server is asked to stop: what runs may go on, nothing
-	// new begins.
+	// serving ends when the server is asked to stop or to drain: what runs may go
+	// on, nothing new begins.
 	serving context.Context
+	late    bool          // it came after that, to be refused
+	gone    chan struct{} // closed by the server after the end of run
 
 	state   state
 	address address
+	tcURL   string // as the client gave it
+	// follows says that the client connects elsewhere when it is asked to. It may be
+	// read by any goroutine.
+	follows atomic.Bool
 	streams map[uint32]*messageStream
 	active  atomic.Bool // some stream publishes or plays
 }
@@ -59,6 +66,8 @@ func newSession(s *Server, serving, ctx context.Context, conn net.Conn) *session
 		server:  s,
 		log:     s.log.With("remote", conn.RemoteAddr().String()),
 		serving: serving,
+		late:    serving.Err() != nil,
+		gone:    make(chan struct{}),
 		streams: make(map[uint32]*messageStream),
 	}
 	ses.ctx, ses.end = context.WithCancelCause(ctx)
@@ -84,6 +93,9 @@ func (s *session) run() {
 	}
 	s.end(why)
 	s.out.shut()
+	if why.cause == causeSlow {
+		reset(s.conn)
+	}
 	if !why.polite {
 		_ = s.conn.Close()
 	}
@@ -116,6 +128,11 @@ func (s *session) messages() error {
 	s.state = connecting
 	s.pace()
 	for {
+		// A viewer's goroutine spends its life in this line, and the runtime gives it a
+		// stack by its depth: further down it would be twice as large.
+		if _, err := s.in.r.Peek(1); err != nil {
+			return err
+		}
 		m, err := s.next()
 		if err != nil {
 			return err
@@ -146,6 +163,17 @@ func (s *session) explain(err error) *ending {
 		return &ending{cause: causeClient, err: err}
 	}
 	return &ending{cause: causeNetwork, err: err}
+}
+
+// reset has the kernel forget, when conn is closed, what the client did not take.
+// Otherwise it would keep trying to send that for minutes.
+func reset(conn net.Conn) {
+	if c, ok := conn.(*tls.Conn); ok {
+		conn = c.NetConn()
+	}
+	if c, ok := conn.(*net.TCPConn); ok {
+		_ = c.SetLinger(0)
+	}
 }
 
 // linger closes conn so that what was written last arrives: a connection that
@@ -185,9 +213,10 @@ func (s *session) pace() {
 }
 
 // endIfIdle ends a session that has nothing to finish, once the server is asked
-// to stop. It may be called by any goroutine.
+// to stop. One that comes after that is told so when it asks for something. It may be
+// called by any goroutine.
 func (s *session) endIfIdle() {
-	if !s.active.Load() && s.serving.Err() != nil {
+	if !s.late && !s.active.Load() && s.serving.Err() != nil {
 		s.end(errShutdown)
 	}
 }

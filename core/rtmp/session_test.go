@@ -2,6 +2,7 @@ package rtmp
 
 import (
 	"bytes"
+	"context"
 	"crypto/rand"
 	"errors"
 	"fmt"
@@ -357,6 +358,10 @@ func TestT44_StalledViewer(t *testing.T) {
 	}
 	<-(<-viewers).Context().Done()
 	s.counted(t, causeSlow)
+	// What it did not take is gone: the kernel does not go on trying.
+	if _, err := io.Copy(io.Discard, c.conn); !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("the connection has ended by %v, want a reset", err)
+	}
 }
 
 func TestPublish(t *testing.T) {
@@ -517,6 +522,87 @@ func TestDrain(t *testing.T) {
 	<-stopped
 	if len(r.received()) != 1 {
 		t.Errorf("%d messages were received while draining", len(r.received()))
+	}
+}
+
+// TestDrainAway checks that a server which is emptied asks those to connect elsewhere
+// who can, refuses all that is new with a word, and knows when the last has left.
+func TestDrainAway(t *testing.T) {
+	r := newRecorder()
+	s := serve(t, Options{Elsewhere: func() string { return "there" }}, r, player(func(stream.Request) []*media.Batch { return nil }))
+	able, unable := dialCaps(t, s.url, canReconnect), dialCaps(t, s.url, 0)
+	if err := errors.Join(able.Publish(t.Context(), "x", "live"), unable.Play(t.Context(), "y", 0, -1, true)); err != nil {
+		t.Fatal(err)
+	}
+	until(t, unable, "NetStream.Play.StreamNotFound") // it is served
+	left := make(chan int)
+	go func() { left <- s.Drain(t.Context()) }()
+	list := until(t, able, "NetConnection.Connect.ReconnectRequest")
+	_, port, _ := net.SplitHostPort(s.addr)
+	if got, want := list[len(list)-1].Elsewhere, "rtmp://there:"+port+"/live"; got != want {
+		t.Errorf("sent to %q, want %q", got, want)
+	}
+	var refused *StatusError
+	if _, err := Dial(t.Context(), s.url); !errors.As(err, &refused) || refused.Code != "NetConnection.Connect.Rejected" {
+		t.Errorf("a new client: %v", err)
+	}
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	if n := s.Drain(ended); n < 2 || s.Connected() < 2 {
+		t.Errorf("%d are left, %d connected", n, s.Connected())
+	}
+	_, _ = able.Close(), unable.Close()
+	if n := <-left; n != 0 {
+		t.Errorf("%d are left in the end", n)
+	}
+}
+
+// dialCaps connects a client that says what it can do.
+func dialCaps(t *testing.T, url string, caps int) *Client {
+	t.Helper()
+	c, err := dialAs(t.Context(), url, caps)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = c.Close() })
+	return c
+}
+
+func TestElsewhere(t *testing.T) {
+	for _, c := range [][3]string{
+		{"rtmp://here/live", "there", "rtmp://there/live"},
+		{"rtmps://here:1936/live?key=1", "10.0.0.2", "rtmps://10.0.0.2:1936/live?key=1"},
+		{"rtmp://here/live", "fd00::2", "rtmp://[fd00::2]/live"},
+		{"rtmp://here:1935/live", "fd00::2", "rtmp://[fd00::2]:1935/live"},
+		{"rtmp://here/live", "", ""},
+		{"live", "there", ""},
+	} {
+		if got := elsewhere(c[0], c[1]); got != c[2] {
+			t.Errorf("%s at %s is %q, want %q", c[0], c[1], got, c[2])
+		}
+	}
+}
+
+// A player that finds its media better elsewhere sends the client there.
+func TestRedirect(t *testing.T) {
+	s := serve(t, Options{}, nil, func(v stream.Viewer) stream.Player {
+		return &listPlayer{v: v, list: func(req stream.Request) []*media.Batch {
+			if req.Redirects {
+				_ = v.(stream.Redirector).Redirect("//there/x")
+			}
+			return nil
+		}}
+	})
+	for caps, want := range map[int]bool{canReconnect | 4: true, 4: false} {
+		c := dialCaps(t, s.url, caps)
+		if err := c.Play(t.Context(), "x", stream.StartAny, -1, true); err != nil {
+			t.Fatal(err)
+		}
+		list := until(t, c, "NetStream.Play.StreamNotFound")
+		sent := slices.ContainsFunc(list, func(m Message) bool { return strings.HasPrefix(m.Elsewhere, "rtmp://there:") })
+		if sent != want {
+			t.Errorf("capsEx %d: sent elsewhere: %v", caps, sent)
+		}
 	}
 }
 

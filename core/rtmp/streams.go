@@ -166,8 +166,8 @@ func (s *session) play(c call) error {
 
 // viewer makes the viewer of a message stream.
 func (s *session) viewer(id uint32) stream.Viewer {
-	v := &viewer{s: s, id: id}
-	if s.out.prompt == nil {
+	v := s.newViewer(id)
+	if !s.out.prompt.exists() {
 		return v
 	}
 	return promptViewer{v}

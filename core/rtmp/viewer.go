@@ -15,12 +15,13 @@ import (
 
 // A viewer is a stream.Viewer: it writes to the session's connection.
 type viewer struct {
-	s  *session
-	id uint32 // of the message stream
+	s   *session
+	out *output // of s
+	id  uint32  // of the message stream
 
-	zero    int64 // the client's time 0, in milliseconds on the timeline of the media
 	off     [tracks]bool
-	needKey bool // the video was turned on again
+	needKey bool  // the video was turned on again
+	zero    int64 // the client's time 0, in milliseconds on the timeline of the media
 
 	// header is in force for the client. sent is what it has been sent of it:
 	// the metadata and the configuration of each track.
@@ -30,14 +31,16 @@ type viewer struct {
 	late []*media.Batch // of a Try that found the output taken
 }
 
+func (s *session) newViewer(id uint32) *viewer { return &viewer{s: s, out: &s.out, id: id} }
+
 func (v *viewer) Context() context.Context { return v.s.ctx }
 
 func (v *viewer) Status(st stream.Status) error {
-	return v.fail(v.s.out.send(csidStatus, rtmpmsg.TypeIDCommandMessageAMF0, v.id, onStatus(st)))
+	return v.fail(v.out.send(csidStatus, rtmpmsg.TypeIDCommandMessageAMF0, v.id, onStatus(st)))
 }
 
 func (v *viewer) Event(e stream.Event) error {
-	return v.fail(v.s.out.send(csidControl, rtmpmsg.TypeIDUserCtrl, 0, event(uint16(e), v.id)))
+	return v.fail(v.out.send(csidControl, rtmpmsg.TypeIDUserCtrl, 0, event(uint16(e), v.id)))
 }
 
 func (v *viewer) Access() error {
@@ -54,11 +57,11 @@ func (v *viewer) Complete(duration time.Duration, bytes int64) error {
 }
 
 func (v *viewer) data(values ...any) error {
-	return v.fail(v.s.out.send(csidStatus, rtmpmsg.TypeIDDataMessageAMF0, v.id, amf.Append(nil, values...)))
+	return v.fail(v.out.send(csidStatus, rtmpmsg.TypeIDDataMessageAMF0, v.id, amf.Append(nil, values...)))
 }
 
 func (v *viewer) Timeline(zero time.Duration) {
-	o := &v.s.out
+	o := v.out
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	v.zero = zero.Milliseconds()
@@ -81,7 +84,7 @@ func (v *viewer) Receive(t media.Track, on bool) {
 }
 
 func (v *viewer) Write(batches []*media.Batch) error {
-	o := &v.s.out
+	o := v.out
 	o.mu.Lock()
 	v.put(o, v.late)
 	v.late = nil
@@ -103,17 +106,28 @@ func (v *viewer) put(o *output, batches []*media.Batch) {
 // A promptViewer is a viewer whose connection can be written to without waiting.
 type promptViewer struct{ *viewer }
 
-// Try implements stream.Prompt.
+// Try implements stream.Prompt. The chunks of the last batch, which mostly is the
+// only one, are not put into the queue: they are the same for all viewers.
 func (v promptViewer) Try(batches []*media.Batch) (done bool, err error) {
-	o := &v.s.out
+	o := v.out
 	if !o.mu.TryLock() { // somebody writes, and may be waiting for the client
 		v.late = append(v.late, batches...)
 		return false, nil
 	}
-	v.put(o, batches)
-	done, err = o.try()
+	last := len(batches) - 1
+	v.put(o, batches[:last])
+	done, err = o.try(v.shared(o, batches[last]))
 	o.mu.Unlock()
 	return done, v.fail(err)
+}
+
+// shared returns the chunks of b, or puts b and returns none.
+func (v *viewer) shared(o *output, b *media.Batch) [][]byte {
+	if f := formOf(b); b.Header() == v.header && v.follow(o, f) {
+		return f.chunks
+	}
+	v.put(o, []*media.Batch{b})
+	return nil
 }
 
 // putHeader puts what the client does not have of the header of b.
@@ -148,21 +162,29 @@ func (v *viewer) firstTime(b *media.Batch, t media.Track) uint32 {
 // time is the client's time, modulo 2^32. What lies before its time 0 is at 0.
 func (v *viewer) time(ms int64) uint32 { return uint32(max(ms-v.zero, 0)) }
 
-// putBatch puts the frames: the shared chunks as they are, if the client stands
-// where they begin on every track.
+// putBatch puts the frames.
 func (v *viewer) putBatch(o *output, f *form) {
-	if f.whole && v.stands(o, f) {
+	if v.follow(o, f) {
 		o.queue = append(o.queue, f.chunks...)
-		for t, has := range f.has {
-			if has {
-				o.clocks[t].time = f.end[t]
-			}
-		}
 		return
 	}
 	for i := range f.messages {
 		v.putMessage(o, &f.messages[i])
 	}
+}
+
+// follow moves the clocks to the end of f, if the client stands where f begins on
+// every track: it is sent the shared chunks as they are.
+func (v *viewer) follow(o *output, f *form) bool {
+	if !f.whole || !v.stands(o, f) {
+		return false
+	}
+	for t, has := range f.has {
+		if has {
+			o.clocks[t].time = f.end[t]
+		}
+	}
+	return true
 }
 
 func (v *viewer) stands(o *output, f *form) bool {

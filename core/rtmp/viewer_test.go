@@ -46,7 +46,7 @@ func newViewers(n int) (*bufferConn, []*viewer) {
 	s := newSession(New(Options{}), context.Background(), context.Background(), conn)
 	viewers := make([]*viewer, n)
 	for i := range viewers {
-		viewers[i] = &viewer{s: s, id: uint32(i + 1)}
+		viewers[i] = s.newViewer(uint32(i + 1))
 	}
 	return conn, viewers
 }
@@ -309,7 +309,7 @@ func BenchmarkViewers(b *testing.B) {
 					b.Fatal(err)
 				}
 				s := newSession(server, context.Background(), context.Background(), conn)
-				viewers[i] = &viewer{s: s, id: 1}
+				viewers[i] = s.newViewer(1)
 				viewers[i].Timeline(0)
 			}
 			body := make([]byte, 8<<10)

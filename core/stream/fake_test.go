@@ -96,6 +96,8 @@ func (v *screen) Timeline(zero time.Duration) {
 	_ = v.log("timeline %v", zero)
 }
 
+func (v *screen) Redirect(url string) error { return v.log("redirect %s", url) }
+
 func (v *screen) Receive(t media.Track, on bool) { _ = v.log("receive %v %v", t, on) }
 
 // Write logs a batch by the client's time of its first and last frame.
@@ -211,6 +213,7 @@ type library struct {
 	channels map[string]*channel
 	delay    time.Duration // of Open
 	err      error         // of Open
+	redirect string        // where clients are sent that can follow
 	open     int           // sources that are
 	opens    int           // calls
 }
@@ -228,6 +231,8 @@ func (l *library) Open(ctx context.Context, req media.OpenRequest) (media.Source
 	switch {
 	case err != nil:
 		return nil, err
+	case l.redirect != "" && req.Redirects:
+		return nil, &media.RedirectError{URL: l.redirect}
 	case f != nil && !req.LiveOnly:
 		s := &reel{film: f, library: l}
 		for s.next+1 < len(f.gops) && f.gops[s.next+1].DTS() <= req.From {

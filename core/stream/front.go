@@ -34,6 +34,8 @@ type Request struct {
 	Start  time.Duration // StartAny, StartLive, or the position in recorded media
 	Length time.Duration // how much to play: < 0 to the end, 0 a single frame
 	Append bool          // play it after what is in the list (reset false)
+	// Redirects says that the Viewer is a Redirector whose client can follow.
+	Redirects bool
 }
 
 // A Player is the play side of one message stream: a machine of its own. Its
@@ -74,6 +76,13 @@ type Viewer interface {
 	Write(batches []*media.Batch) error
 	// Receive turns a track off and on.
 	Receive(t media.Track, on bool)
+}
+
+// A Redirector is a Viewer whose client can be sent to another node.
+type Redirector interface {
+	// Redirect asks the client to play from the host of a URL, which may have no
+	// scheme. It is served on until it leaves.
+	Redirect(url string) error
 }
 
 // Status is an onStatus message.

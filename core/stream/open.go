@@ -35,6 +35,8 @@ type result struct {
 	source  media.Source
 	first   *media.Batch
 	err     error
+	// elsewhere is where the client had better play from, "" for here.
+	elsewhere string
 }
 
 // open starts to open the first of reqs that there is. No other opening is under way.
@@ -59,26 +61,27 @@ func (p *player) abandon() {
 
 // try is the goroutine of an opening.
 func (p *player) try(ctx context.Context, why purpose, reqs []media.OpenRequest) result {
-	var source media.Source
-	var err error
+	r := result{purpose: why}
 	for _, req := range reqs {
-		source, err = p.openOne(ctx, why, req)
-		if !errors.Is(err, media.ErrNotFound) {
+		var redirect *media.RedirectError
+		r.source, r.err = p.openOne(ctx, why, req)
+		if req.Redirects && errors.As(r.err, &redirect) { // the client is served until it has gone there
+			r.elsewhere, req.Redirects = redirect.URL, false
+			r.source, r.err = p.openOne(ctx, why, req)
+		}
+		if !errors.Is(r.err, media.ErrNotFound) {
 			break
 		}
 	}
-	if err != nil {
-		return result{purpose: why, err: err}
+	if r.err != nil || r.source.Info().Live && why != toSeek {
+		return r
 	}
-	if source.Info().Live && why != toSeek {
-		return result{purpose: why, source: source}
+	if r.first, r.err = r.source.Next(ctx); r.err != nil {
+		_ = r.source.Close()
+		r.err = fmt.Errorf("first frames of %s: %w", r.source.Info().Name, r.err)
+		r.source = nil
 	}
-	first, err := source.Next(ctx)
-	if err != nil {
-		_ = source.Close()
-		return result{purpose: why, err: fmt.Errorf("first frames of %s: %w", source.Info().Name, err)}
-	}
-	return result{purpose: why, source: source, first: first}
+	return r
 }
 
 // openOne opens req. The position that a client gives with play counts from the
@@ -103,15 +106,15 @@ func (p *player) openOne(ctx context.Context, why purpose, req media.OpenRequest
 // sends 0 whenever it is not told that the stream is live. So where there are no recorded
 // media, 0 is live media as they are now, and more is a position in their window.
 func requests(r *Request) []media.OpenRequest {
-	live := media.OpenRequest{Name: r.Name, From: media.Newest, LiveOnly: true}
+	live := media.OpenRequest{Name: r.Name, From: media.Newest, LiveOnly: true, Redirects: r.Redirects}
 	switch {
 	case r.Start == StartLive:
 		return []media.OpenRequest{live}
 	case r.Start < 0:
-		return []media.OpenRequest{{Name: r.Name, From: media.Newest}}
+		return []media.OpenRequest{{Name: r.Name, From: media.Newest, Redirects: r.Redirects}}
 	}
 	if r.Start > 0 {
 		live.From = r.Start
 	}
-	return []media.OpenRequest{{Name: r.Name, From: r.Start, RecordedOnly: true}, live}
+	return []media.OpenRequest{{Name: r.Name, From: r.Start, RecordedOnly: true, Redirects: r.Redirects}, live}
 }

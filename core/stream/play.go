@@ -199,15 +199,33 @@ func (p *player) release() {
 	}
 }
 
-// pause stops sending. A paused player has no source: a film may be paused for
-// days, and live media go on from the newest keyframe anyway.
+// pause stops sending. A paused film has no source, since it may be so for days.
+// Live media go on from the newest keyframe; their source tells when they end.
 func (p *player) pause(e event) {
 	p.stage.metrics.pauses.Inc()
 	p.confirmPause(e)
 	p.event(EOF)
-	p.release()
-	if p.info.Live {
-		p.from = media.Newest
+	if !p.info.Live {
+		p.release()
+		return
+	}
+	p.detach()
+	p.from = media.Newest
+}
+
+// watch waits for the end of live media that are paused, or until p.calm ends.
+func (p *player) watch() event {
+	for {
+		_, err := p.source.Next(p.calm)
+		if err == nil {
+			continue
+		}
+		e := p.stuck(err)
+		if e.kind == broken { // found again, or not, when the pause ends
+			p.release()
+			e.kind = none
+		}
+		return e
 	}
 }
 

@@ -27,7 +27,8 @@ var (
 )
 
 // A player plays to one viewer. Its goroutine is the machine: it takes one event
-// after another, and between them, while playing, sends what is due.
+// after another, and between them, while playing, sends what is due. While a round does
+// that there is no goroutine.
 type player struct {
 	stage  *stream
 	viewer Viewer
@@ -36,7 +37,6 @@ type player struct {
 	cancel context.CancelCauseFunc
 	done   chan struct{} // closed by the stage when the goroutine has ended
 	quiet  chan struct{} // closed when the stage drains and nothing plays
-	putOff chan struct{} // holds one: a round has left the rest to the goroutine
 
 	mu    sync.Mutex
 	inbox []event         // at most maxEvents, and a drain
@@ -63,7 +63,6 @@ func newPlayer(s *stream, v Viewer) *player {
 		viewer: v,
 		done:   make(chan struct{}),
 		quiet:  make(chan struct{}),
-		putOff: make(chan struct{}, 1),
 		buffer: defaultBuffer,
 	}
 	p.prompt, _ = v.(Prompt)
@@ -135,13 +134,23 @@ func (p *player) take() (event, bool) {
 	return event{}, false
 }
 
-// run is the goroutine.
+// run is the goroutine, from the beginning or since p has left a round.
 func (p *player) run() {
-	defer p.cancel(errClosed)
-	for p.ctx.Err() == nil && p.err == nil {
-		p.handle(p.next())
+	if p.round != nil {
+		p.alight()
 	}
+	for p.ctx.Err() == nil && p.err == nil {
+		e := p.next()
+		if e.kind == riding {
+			p.board()
+			return
+		}
+		p.handle(e)
+	}
+	p.cancel(errClosed)
 	p.leave()
+	p.stage.forget(p)
+	close(p.done)
 }
 
 // next waits for an event. While playing it waits by sending what is due.
@@ -158,6 +167,8 @@ func (p *player) next() event {
 		}
 	case p.state == playing:
 		return p.work()
+	case p.state == paused && p.source != nil:
+		return p.watch()
 	default:
 		<-p.calm.Done()
 	}
@@ -167,6 +178,10 @@ func (p *player) next() event {
 func (p *player) arrived(r result) event {
 	p.opening.cancel()
 	p.opening = nil
+	if v, ok := p.viewer.(Redirector); ok && r.elsewhere != "" {
+		p.stage.metrics.redirects.Inc()
+		p.say(v.Redirect(r.elsewhere))
+	}
 	if r.err != nil {
 		return event{kind: refused, err: r.err}
 	}

@@ -826,3 +826,42 @@ func TestReceive(t *testing.T) {
 		p.Close()
 	})
 }
+
+// A client that can be sent elsewhere is, and is served until it goes. Another is served.
+func TestRedirect(t *testing.T) {
+	for _, follows := range []bool{true, false} {
+		in(t, func(t *testing.T, h *house) {
+			h.redirect = "//other/film"
+			p, v := h.watch()
+			r := ask("film")
+			r.Redirects = follows
+			p.Play(r)
+			got := v.said()
+			if strings.HasPrefix(got, "redirect //other/film\n") != follows || !strings.Contains(got, "status Play.Start") {
+				t.Errorf("follows %v, got:\n%s", follows, got)
+			}
+			p.Close()
+		})
+	}
+}
+
+// A client that has paused live media hears that they have ended.
+func TestPausedLiveEnds(t *testing.T) {
+	in(t, func(t *testing.T, h *house) {
+		c := h.channels["live"]
+		c.push(0, time.Second)
+		p, v := h.watch()
+		p.Play(ask("live"))
+		p.Pause(true, 0)
+		v.said()
+		c.push(time.Second, 3*time.Second)
+		if got := v.said(); got != "" {
+			t.Errorf("while it is paused:\n%s", got)
+		}
+		c.end()
+		expect(t, v, `
+			event EOF
+			status Play.UnpublishNotify`)
+		p.Close()
+	})
+}

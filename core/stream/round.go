@@ -3,12 +3,14 @@
 // A viewer who has been sent all there is goes along in a round: one goroutine
 // that writes what is new to hundreds of viewers, one after another and never
 // waiting for any. To wake a goroutine for each viewer and frame would cost as
-// much as the writing. A player whose client does not keep up, or who has anything
-// else to do, leaves the round and goes on in its own goroutine.
+// much as the writing, and to keep one takes more memory than all else of a player: so the
+// goroutine of a player ends when it boards a round. A player whose client does not
+// keep up, or who has anything else to do, leaves the round and has a goroutine again.
 
 package stream
 
 import (
+	"context"
 	"fmt"
 	"runtime"
 	"slices"
@@ -44,12 +46,15 @@ type Prompt interface {
 }
 
 const (
-	// A round writes for a tenth of the time at the most, by waiting after it:
-	// what comes meanwhile is written together. So few viewers get each frame at
-	// once, and of many each gets several with one system call.
-	roundShare = 10
-	// longestHold is how long a frame waits at the most.
-	longestHold = 40 * time.Millisecond
+	// A frame waits for others this many times as long as a round takes beyond
+	// freeRound, but no longer than longestHold: they are written together then.
+	// So few viewers get each frame at once, and of many each gets several with
+	// one system call.
+	holdFactor  = 10
+	freeRound   = time.Millisecond
+	longestHold = 30 * time.Millisecond
+	// dryAfter is how long nothing comes before viewers are told so.
+	dryAfter = 5 * time.Second
 	// fullRound is the number of viewers from which it pays to begin another
 	// round, for another processor.
 	fullRound = 64
@@ -67,6 +72,7 @@ type rounds struct {
 
 // A round is a number of viewers that watch the same.
 type round struct {
+	feed    any // what its players watch: the key in rounds.of
 	latency Latency
 	metrics *metrics
 	size    int           // players that board or ride; guarded by rounds.mu
@@ -76,6 +82,8 @@ type round struct {
 	mu     sync.Mutex // held while writing: riders belong to the round's goroutine then
 	riders []*player
 
+	took          time.Duration  // by writing, on average
+	batches       []*media.Batch // taken for the player at hand
 	last, merged  []*media.Batch // what merge was given and has returned
 	frames, bytes int            // written, not yet counted
 }
@@ -86,89 +94,108 @@ func (p *player) rides() bool {
 		p.through == media.NoClock && p.feed.Buffered() == 0
 }
 
-// ride sends what is new of p.feed in a round, until there is an event. It reports
-// false when the round has left the rest to p's own goroutine, which calls it.
-func (p *player) ride() bool {
-	rs, key := &p.stage.rounds, p.feed.Feed()
-	r := rs.join(key)
+// board has what is new of p.feed sent in a round. The goroutine of p ends with it, and is
+// begun again once p has left the round: at an event, or where the rest is p's own to do.
+func (p *player) board() {
+	r := p.stage.rounds.join(p.feed.Feed())
 	r.mu.Lock()
+	defer r.mu.Unlock()
+	p.round = r
 	r.riders = append(r.riders, p)
-	r.mu.Unlock()
+	p.stay = context.AfterFunc(p.calm, func() {
+		r.remove(p)
+		p.run()
+	})
 	select {
 	case r.boarded <- struct{}{}:
 	default:
 	}
-	aboard := true
-	select {
-	case <-p.putOff:
-		aboard = false
-	case <-p.calm.Done():
-	}
+}
+
+func (r *round) remove(p *player) {
 	r.mu.Lock()
+	defer r.mu.Unlock()
 	if i := slices.Index(r.riders, p); i >= 0 {
 		r.riders = slices.Delete(r.riders, i, i+1)
 	}
-	select { // when both have come
-	case <-p.putOff:
-		aboard = false
-	default:
+}
+
+// putOff leaves p, which r has no longer, to its own goroutine. The caller holds r.mu.
+func (p *player) putOff() {
+	p.alone = true
+	if p.stay() { // else an event has begun it
+		go p.run()
 	}
-	r.mu.Unlock()
-	rs.leave(key, r)
+}
+
+// alight is the first that the goroutine of p does after a round.
+func (p *player) alight() {
+	p.stage.rounds.leave(p.round)
+	p.round, p.stay = nil, nil
 	if p.owed {
 		p.owed = false
 		p.say(p.viewer.Write(nil))
 	}
-	return aboard
 }
 
 // join finds the round with the fewest viewers, or begins one.
-func (rs *rounds) join(key any) *round {
+func (rs *rounds) join(feed any) *round {
 	rs.mu.Lock()
 	defer rs.mu.Unlock()
 	var least *round
-	for _, r := range rs.of[key] {
+	for _, r := range rs.of[feed] {
 		if least == nil || r.size < least.size {
 			least = r
 		}
 	}
-	if least == nil || least.size >= fullRound && len(rs.of[key]) < runtime.GOMAXPROCS(0) {
-		least = &round{latency: rs.latency, metrics: rs.metrics, empty: make(chan struct{}), boarded: make(chan struct{}, 1)}
-		rs.of[key] = append(rs.of[key], least)
+	if least == nil || least.size >= fullRound && len(rs.of[feed]) < runtime.GOMAXPROCS(0) {
+		least = &round{feed: feed, latency: rs.latency, metrics: rs.metrics, empty: make(chan struct{}), boarded: make(chan struct{}, 1)}
+		rs.of[feed] = append(rs.of[feed], least)
 		rs.running.Go(least.run)
 	}
 	least.size++
 	return least
 }
 
-func (rs *rounds) leave(key any, r *round) {
+func (rs *rounds) leave(r *round) {
 	rs.mu.Lock()
 	defer rs.mu.Unlock()
 	if r.size--; r.size > 0 {
 		return
 	}
 	close(r.empty)
-	rest := slices.DeleteFunc(rs.of[key], func(other *round) bool { return other == r })
-	if rs.of[key] = rest; len(rest) == 0 {
-		delete(rs.of, key)
+	rest := slices.DeleteFunc(rs.of[r.feed], func(other *round) bool { return other == r })
+	if rs.of[r.feed] = rest; len(rest) == 0 {
+		delete(rs.of, r.feed)
 	}
 }
 
 // run is the goroutine of a round.
 func (r *round) run() {
-	timer := time.NewTimer(0)
+	timer, silence := time.NewTimer(0), time.NewTimer(0)
 	defer timer.Stop()
+	defer silence.Stop()
 	for {
-		began := time.Now()
+		since := time.Now() // what is not sent has come after that
 		ready := r.write()
-		hold := r.latency.hold(time.Since(began))
+		r.took += (time.Since(since) - r.took) / 8
 		select {
-		case <-ready:
-		case <-r.boarded:
-		case <-r.empty:
-			return
+		case <-ready: // while it was writing
+		default:
+			silence.Reset(dryAfter)
+			select {
+			case <-ready:
+			case <-r.boarded:
+			case <-silence.C:
+				r.disperse()
+				continue
+			case <-r.empty:
+				return
+			}
+			since = time.Now()
 		}
-		if hold -= time.Since(began); hold <= 0 {
+		hold := r.latency.hold(r.took) - time.Since(since)
+		if hold <= 0 {
 			continue
 		}
 		timer.Reset(hold)
@@ -192,30 +219,41 @@ func (r *round) write() <-chan struct{} {
 		if p.step(r) {
 			return false
 		}
-		p.putOff <- struct{}{}
+		p.putOff()
 		return true
 	})
+	clear(r.batches) // they are not kept alive while nothing comes
 	r.metrics.frames.Add(float64(r.frames))
 	r.metrics.bytes.Add(float64(r.bytes))
 	r.frames, r.bytes = 0, 0
 	return ready
 }
 
+// disperse leaves all players to themselves, to say that nothing comes.
+func (r *round) disperse() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, p := range r.riders {
+		p.dry = true
+		p.putOff()
+	}
+	r.riders = nil
+}
+
 // step sends p what is new, and reports false when p is to go on by itself.
 func (p *player) step(r *round) bool {
 	var err error
-	if p.out, err = p.feed.Take(p.out); err != nil {
+	if r.batches, err = p.feed.Take(r.batches[:0]); err != nil {
 		return false // p meets it again
 	}
-	if len(p.out) == 0 {
+	if len(r.batches) == 0 {
 		return true
 	}
-	batches := r.merge(p.out)
+	batches := r.merge(r.batches)
 	done, err := p.prompt.Try(batches)
 	frames, bytes := p.count(batches)
 	r.frames += frames
 	r.bytes += bytes
-	p.drop()
 	p.say(err)
 	p.owed = !done
 	return done && err == nil
@@ -259,10 +297,10 @@ type Latency time.Duration
 // Auto holds them back by the load.
 const Auto Latency = -1
 
-// hold is how long the next round begins after this one, which took so long.
+// hold is how long a frame may wait for others when rounds take so long.
 func (l Latency) hold(took time.Duration) time.Duration {
 	if l == Auto {
-		return min(roundShare*took, longestHold)
+		return min(holdFactor*max(took-freeRound, 0), longestHold)
 	}
 	return time.Duration(l)
 }

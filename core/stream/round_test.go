@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -114,7 +115,7 @@ func TestRound(t *testing.T) {
 				time.Sleep(400 * ms) // the last are held back as well
 				synctest.Wait()
 				for i, v := range viewers {
-					complete(t, fmt.Sprint("viewer ", i), v, sent, max(0, time.Duration(latency)))
+					complete(t, fmt.Sprint("viewer ", i), v.screen, sent, max(0, time.Duration(latency)))
 					if latency > 0 && v.refuse == 0 && v.tries*int(latency) > int(5500*ms) {
 						t.Errorf("viewer %d: %d writes in 5 s", i, v.tries)
 					}
@@ -125,7 +126,7 @@ func TestRound(t *testing.T) {
 	}
 }
 
-func complete(t *testing.T, who string, v *prompt, sent []media.Frame, latency time.Duration) {
+func complete(t *testing.T, who string, v *screen, sent []media.Frame, latency time.Duration) {
 	t.Helper()
 	got := v.frames()
 	if v.wrong != "" {
@@ -166,6 +167,53 @@ func TestRoundEvents(t *testing.T) {
 			if !slices.Contains(v.lines, line) {
 				t.Errorf("%q is missing", line)
 			}
+		}
+		p.Close()
+	})
+}
+
+// Viewers are told once that nothing comes, and go on when something does.
+func TestDry(t *testing.T) {
+	onAir(t, Auto, func(t *testing.T, sink media.Sink, watch func(Viewer) Player) {
+		v := &prompt{screen: newScreen()}
+		p := watch(v)
+		p.Play(Request{App: "live", Name: "show", Start: StartAny, Length: -1})
+		broadcastSeconds(t, sink, 1)
+		time.Sleep(time.Minute)
+		if n := strings.Count(v.said(), "event Dry"); n != 1 {
+			t.Errorf("Dry was said %d times in a minute, want once", n)
+		}
+		tries := v.tries
+		broadcastSeconds(t, sink, 1)
+		if n := len(v.frames()); n != 100 || v.tries == tries {
+			t.Errorf("%d frames, want 100; %d of them in a round", n, v.tries-tries)
+		}
+		p.Close()
+	})
+}
+
+// counter is a screen that cannot be written to without waiting.
+type counter struct {
+	*screen
+	writes int
+}
+
+func (v *counter) Write(batches []*media.Batch) error {
+	v.writes++
+	return v.screen.Write(batches)
+}
+
+// Who is in no round is sent several frames at once as well.
+func TestLatencyAlone(t *testing.T) {
+	onAir(t, Latency(100*ms), func(t *testing.T, sink media.Sink, watch func(Viewer) Player) {
+		v := &counter{screen: newScreen()}
+		p := watch(v)
+		p.Play(Request{App: "live", Name: "show", Start: StartAny, Length: -1})
+		sent := broadcastSeconds(t, sink, 5)
+		time.Sleep(time.Second)
+		complete(t, "the viewer", v.screen, sent, 100*ms)
+		if v.writes > 55 {
+			t.Errorf("%d writes in 5 s", v.writes)
 		}
 		p.Close()
 	})

@@ -39,6 +39,10 @@ type pace struct {
 	skipper Skipper      // the source, or nil
 	feed    Feed         // the source, or nil when it is none or the viewer is no Prompt
 	owed    bool         // the viewer has something left to write
+	round   *round       // which p is in, or has just left
+	stay    func() bool  // keeps an event from taking p off the round; false: it has done so
+	alone   bool         // the round has left what comes next to p
+	dry     bool         // nothing has come for a while, which the client is to be told
 	skips   int
 	base    time.Duration  // the client plays, or is about to,
 	since   time.Time      // at this time
@@ -63,20 +67,26 @@ func (p *player) attach(s media.Source, first *media.Batch, start time.Duration)
 	}
 }
 
-func (p *player) detach() { p.batch, p.skipper, p.feed = nil, nil, nil }
+func (p *player) detach() { p.batch, p.skipper, p.feed, p.dry = nil, nil, nil, false }
 
 // work sends what is due, and returns what came of it. It waits for that until
 // p.calm ends.
 func (p *player) work() event {
-	if p.rides() && (p.ride() || p.err != nil) {
-		return event{kind: none}
+	if p.rides() && !p.alone {
+		return event{kind: riding}
+	}
+	p.alone = false
+	if p.dry {
+		p.dry = false
+		p.stage.metrics.dries.Inc()
+		p.event(Dry)
 	}
 	if p.batch == nil {
 		if err := p.fetch(); err != nil {
 			return p.stuck(err)
 		}
 	}
-	if !p.wait() {
+	if !p.wait(p.early()) {
 		return event{kind: none}
 	}
 	if p.jump || p.fresh {
@@ -121,7 +131,7 @@ func (p *player) gather() event {
 		if err := p.fetch(); err != nil {
 			return p.stuck(err)
 		}
-		if p.fresh && len(p.out) > 0 || !p.due() {
+		if p.fresh && len(p.out) > 0 || !p.info.Live && p.early() > 0 {
 			return event{kind: none}
 		}
 	}
@@ -161,23 +171,26 @@ func (p *player) stuck(err error) event {
 	return event{kind: broken, err: err}
 }
 
-// early is how long it is until p.batch is due.
+// early is how long it is until p.batch is due. Live media that go on wait for
+// those with which they are written; where that is done in rounds, rounds do it.
 func (p *player) early() time.Duration {
-	if p.info.Live {
-		return 0
+	switch {
+	case !p.info.Live:
+		return p.batch.DTS() - p.base - p.buffer - slack - time.Since(p.since)
+	case p.feed == nil && !p.jump:
+		if b, ok := p.source.(media.Buffered); ok && b.Buffered() == 0 {
+			return p.stage.rounds.latency.hold(0)
+		}
 	}
-	return p.batch.DTS() - p.base - p.buffer - slack - time.Since(p.since)
+	return 0
 }
 
-func (p *player) due() bool { return p.early() <= 0 }
-
-// wait waits until p.batch is due, and reports false when an event comes first.
-func (p *player) wait() bool {
-	early := p.early()
-	if early <= 0 {
+// wait waits for d, and reports false when an event comes first.
+func (p *player) wait(d time.Duration) bool {
+	if d <= 0 {
 		return true
 	}
-	timer := time.NewTimer(early)
+	timer := time.NewTimer(d)
 	defer timer.Stop()
 	select {
 	case <-timer.C:

@@ -114,14 +114,14 @@ func (s *stream) newPlayer(v Viewer) Player {
 	}
 	p.draining = s.draining
 	s.players[p] = struct{}{}
-	go func() {
-		p.run()
-		s.mu.Lock()
-		delete(s.players, p)
-		s.mu.Unlock()
-		close(p.done)
-	}()
+	go p.run()
 	return p
+}
+
+func (s *stream) forget(p *player) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.players, p)
 }
 
 // drain tells the players that the stage is stopping, and returns them.

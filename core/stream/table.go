@@ -52,11 +52,12 @@ const (
 	buffer
 	receive
 	drain
+	riding // a round sends what comes, until an event
 )
 
 func (k kind) String() string {
 	return [...]string{"play", "queue", "deny", "pause", "unpause", "seek", "misseek",
-		"opened", "refused", "broken", "ended", "turned", "", "none", "buffer", "receive", "drain"}[k]
+		"opened", "refused", "broken", "ended", "turned", "", "none", "buffer", "receive", "drain", "riding"}[k]
 }
 
 // An event is what happens to a player. Only the fields that its kind needs are set.

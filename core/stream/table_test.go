@@ -25,6 +25,9 @@ func check(t *testing.T, p *player) {
 	t.Helper()
 	is := has[p.state]
 	is.on, is.source, is.opening = p.on, p.source != nil, p.opening != nil
+	if p.info.Live && (p.state == paused || p.state == held || p.state == waiting) {
+		is.source = false // live media keep theirs in a pause
+	}
 	if is != has[p.state] {
 		t.Errorf("in state %v: %+v, want %+v", p.state, is, has[p.state])
 	}
