@@ -129,15 +129,21 @@ func (g *Guard) Serve(ctx context.Context) {
 	}
 }
 
-// Admit lets a client pass, or says why not with an error that wraps
-// media.ErrDenied, or media.ErrUnavailable when that cannot be found out now, and is
-// fit to be shown to the client. The Pass must be given back.
+// A Refusal is why a client may not. Its text is fit to be shown to it.
+type Refusal struct{ Err error }
+
+func (r *Refusal) Error() string { return r.Err.Error() }
+func (r *Refusal) Unwrap() error { return r.Err }
+
+// Admit lets a client pass, or says why not with a *Refusal that wraps
+// media.ErrDenied, or media.ErrUnavailable when that cannot be found out now. The
+// Pass must be given back.
 func (g *Guard) Admit(ctx context.Context, r Request) (*Pass, error) {
 	r.Address = r.Address.Unmap()
 	pass, reason, err := g.admit(ctx, r)
 	if err != nil {
 		g.refused.WithLabelValues(reason).Inc()
-		return nil, err
+		return nil, &Refusal{err}
 	}
 	return pass, nil
 }

@@ -24,11 +24,16 @@ const askTimeout = 2 * time.Second
 
 // Settings of the stage. The weights are those of media.Weights.
 type Settings struct {
-	Peer     float64 `set:"peer" doc:"what it costs that another node has the media; a byte from own memory costs 1, from a disk 10, from an origin 200"`
-	RTT      float64 `set:"rtt" doc:"what each millisecond to that node costs"`
-	Depth    float64 `set:"depth" doc:"what each node costs that live media pass before"`
-	Load     float64 `set:"load" doc:"what the use u of the busiest resource on the way costs, times u/(1-u)"`
-	Redirect float64 `set:"redirect" doc:"send clients that can follow to another node when that serves them at so much less of the cost, such as 2; 0: never"`
+	Peer     float64  `set:"peer" doc:"what it costs that another node has the media; a byte from own memory costs 1, from a disk 10, from an origin 200"`
+	RTT      float64  `set:"rtt" doc:"what each millisecond to that node costs"`
+	Depth    float64  `set:"depth" doc:"what each node costs that live media pass before"`
+	Load     float64  `set:"load" doc:"what the use u of the busiest resource on the way costs, times u/(1-u)"`
+	Redirect Redirect `set:"redirect"`
+}
+
+// Redirect is when clients are sent elsewhere.
+type Redirect struct {
+	Gain float64 `set:"gain" doc:"send clients that can follow to another node when that serves them at so much less of the cost, such as 2; 0: never"`
 }
 
 // Check says what cannot be.
@@ -41,8 +46,8 @@ func (s *Settings) Check() error {
 			return stage.Wrong(w.name, "is %v, it must be 0 or more", w.value)
 		}
 	}
-	if r := s.Redirect; r != 0 && !(r >= 1) || math.IsInf(r, 1) {
-		return stage.Wrong("redirect", "is %v, it must be 1 or more, or 0 for never", r)
+	if g := s.Redirect.Gain; g != 0 && !(g >= 1) || math.IsInf(g, 1) {
+		return stage.Wrong("redirect.gain", "is %v, it must be 1 or more, or 0 for never", g)
 	}
 	return nil
 }
@@ -88,7 +93,7 @@ type input struct {
 }
 
 func newBroker(env stage.Env, s *Settings) *broker {
-	b := &broker{log: env.Log, nodes: env.Nodes, weights: s.weights(), redirect: s.Redirect, metrics: newMetrics(env.Metrics)}
+	b := &broker{log: env.Log, nodes: env.Nodes, weights: s.weights(), redirect: s.Redirect.Gain, metrics: newMetrics(env.Metrics)}
 	for _, in := range env.Inputs {
 		b.inputs = append(b.inputs, &input{Input: in})
 	}

@@ -111,7 +111,7 @@ func TestWeights(t *testing.T) {
 		}
 	}
 	for _, wrong := range []func(*Settings){
-		func(s *Settings) { s.Peer = -1 }, func(s *Settings) { s.Redirect = 0.5 }, func(s *Settings) { s.Redirect = -2 },
+		func(s *Settings) { s.Peer = -1 }, func(s *Settings) { s.Redirect.Gain = 0.5 }, func(s *Settings) { s.Redirect.Gain = -2 },
 	} {
 		s := defaults()
 		wrong(s)

@@ -288,13 +288,14 @@ func (s *session) getStreamLength(c call) error {
 func (s *session) request(name string, start, length any, reset bool) (stream.Request, error) {
 	name, params, err := s.address.name(name)
 	return stream.Request{
-		App:    s.address.app,
-		Name:   name,
-		Params: params,
-		Remote: addrOf(s.conn),
-		Start:  startOf(number(start, -2)),
-		Length: lengthOf(number(length, -1)),
-		Append: !reset,
+		App:      s.address.app,
+		Name:     name,
+		Protocol: "rtmp",
+		Params:   params,
+		Remote:   addrOf(s.conn),
+		Start:    startOf(number(start, -2)),
+		Length:   lengthOf(number(length, -1)),
+		Append:   !reset,
 
 		Redirects: s.follows.Load(),
 	}, err

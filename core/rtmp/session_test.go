@@ -451,7 +451,7 @@ func TestPlay(t *testing.T) {
 	s.stop()
 	calls := []any{
 		ms(3000),
-		stream.Request{App: "live", Name: "x.mp4", Params: url.Values{"t": {"1"}}, Remote: addrOf(c.conn), Start: ms(5000), Length: 0, Append: true},
+		stream.Request{App: "live", Name: "x.mp4", Protocol: "rtmp", Params: url.Values{"t": {"1"}}, Remote: addrOf(c.conn), Start: ms(5000), Length: 0, Append: true},
 		[]any{"pause", true, ms(1234)}, []any{"seek", ms(77)}, ms(30000), []any{media.Video, false}, []any{"pause", false, ms(9)},
 	}
 	if p := <-players; !reflect.DeepEqual(p.calls, calls) {

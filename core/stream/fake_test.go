@@ -16,6 +16,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/goleak"
 
+	"github.com/mediad/mediad/core/access"
 	"github.com/mediad/mediad/core/media"
 	"github.com/mediad/mediad/core/stage"
 )
@@ -440,7 +441,7 @@ func newHouse(t *testing.T) *house {
 		Inputs:  []stage.Input{{Name: "test/library", Reader: l}},
 		Drain:   10 * time.Second,
 	}
-	s, err := Kind(h.door).New(env, &settings{App: "vod", Latency: Auto})
+	s, err := Kind(h.door, nil).New(env, &settings{App: "vod", Serve: []Form{RTMP}, Latency: Auto, Access: access.Defaults()})
 	if err != nil {
 		t.Fatal(err)
 	}

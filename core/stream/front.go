@@ -4,10 +4,12 @@ package stream
 
 import (
 	"context"
+	"fmt"
 	"net/netip"
 	"net/url"
 	"time"
 
+	"github.com/mediad/mediad/core/access"
 	"github.com/mediad/mediad/core/media"
 )
 
@@ -19,6 +21,47 @@ type Front interface {
 	HandlePlay(app string, newPlayer func(v Viewer) Player) (remove func(), err error)
 }
 
+// A Form is a way to watch.
+type Form string
+
+// The forms.
+const (
+	RTMP Form = "rtmp"
+	FLV  Form = "flv"
+	HLS  Form = "hls"
+	MP4  Form = "mp4"
+)
+
+// UnmarshalText reads the name of a form.
+func (f *Form) UnmarshalText(text []byte) error {
+	switch *f = Form(text); *f {
+	case RTMP, FLV, HLS, MP4:
+		return nil
+	}
+	return fmt.Errorf("%q is not one of rtmp, flv, hls, mp4", text)
+}
+
+// A Web is a server that viewers connect to over HTTP, such as web.Server.
+type Web interface {
+	// HandleWatch lets w be watched under the name of an app, until remove is called,
+	// which may be called again and returns when nothing of it is left. It fails when
+	// the app has one already.
+	HandleWatch(app string, w Watch) (remove func(), err error)
+}
+
+// Watch is what can be watched over HTTP.
+type Watch struct {
+	Forms []Form
+	// NewPlayer makes the player of a viewer who is sent media as they come: FLV,
+	// live MP4.
+	NewPlayer func(Viewer) Player
+	// Reader is what is cut into files for clients to fetch: HLS, recorded MP4. Without
+	// it there are neither.
+	Reader media.Reader
+	// Admit lets a client fetch such files, until it gives the pass back; nil: all may.
+	Admit func(context.Context, access.Request) (*access.Pass, error)
+}
+
 // Starts of a Request that are no position.
 const (
 	StartAny  time.Duration = -2 // live if it is on air, else recorded, else wait for live
@@ -28,12 +71,16 @@ const (
 // Request is what a client asks to play.
 type Request struct {
 	App, Name string
+	Protocol  string // that the client came by: rtmp, flv, mp4
 	// Params are the query of the app's URL and of the name, the latter first.
 	Params url.Values
 	Remote netip.Addr
 	Start  time.Duration // StartAny, StartLive, or the position in recorded media
 	Length time.Duration // how much to play: < 0 to the end, 0 a single frame
 	Append bool          // play it after what is in the list (reset false)
+	// Pass is what the front has let the client in with, which the player gives back;
+	// nil: the player asks.
+	Pass *access.Pass
 	// Redirects says that the Viewer is a Redirector whose client can follow.
 	Redirects bool
 }
@@ -90,6 +137,7 @@ type Status struct {
 	Level       string // "status" or "error"; ffmpeg leaves on any error
 	Code        string // such as NetStream.Play.Start
 	Description string
+	Err         error // why the level is "error"; not for the client's eyes
 }
 
 // Event is a user control message about the stream (RTMP 1.0, 7.1.7).

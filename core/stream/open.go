@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/mediad/mediad/core/access"
 	"github.com/mediad/mediad/core/media"
 )
 
@@ -37,6 +38,7 @@ type result struct {
 	err     error
 	// elsewhere is where the client had better play from, "" for here.
 	elsewhere string
+	pass      *access.Pass // of what was opened to be played
 }
 
 // open starts to open the first of reqs that there is. No other opening is under way.
@@ -53,15 +55,22 @@ func (p *player) abandon() {
 		return
 	}
 	p.opening.cancel()
-	if r := <-p.opening.done; r.source != nil {
+	r := <-p.opening.done
+	if r.source != nil {
 		_ = r.source.Close()
 	}
+	r.pass.Done(0)
 	p.opening = nil
 }
 
 // try is the goroutine of an opening.
 func (p *player) try(ctx context.Context, why purpose, reqs []media.OpenRequest) result {
 	r := result{purpose: why}
+	if why == toPlay {
+		if r.pass, r.err = p.admit(ctx); r.err != nil {
+			return r
+		}
+	}
 	for _, req := range reqs {
 		var redirect *media.RedirectError
 		r.source, r.err = p.openOne(ctx, why, req)
@@ -82,6 +91,17 @@ func (p *player) try(ctx context.Context, why purpose, reqs []media.OpenRequest)
 		r.source = nil
 	}
 	return r
+}
+
+// admit asks whether the client may play.
+func (p *player) admit(ctx context.Context) (*access.Pass, error) {
+	r := p.req
+	if r.Pass != nil {
+		return r.Pass, nil
+	}
+	return p.stage.guard.Admit(ctx, access.Request{
+		Action: access.Play, Protocol: r.Protocol, App: r.App, Name: r.Name, Address: r.Remote, Params: r.Params,
+	})
 }
 
 // openOne opens req. The position that a client gives with play counts from the

@@ -11,6 +11,7 @@ import (
 	"os"
 	"time"
 
+	"github.com/mediad/mediad/core/access"
 	"github.com/mediad/mediad/core/media"
 )
 
@@ -26,6 +27,7 @@ type current struct {
 	on    bool      // the play has not ended
 	began time.Time // zero before that
 	bytes int       // sent
+	pass  *access.Pass
 
 	source  media.Source // nil while paused
 	info    media.Info   // of the source that was opened last
@@ -71,12 +73,12 @@ func (p *player) say(err error) {
 func (p *player) event(e Event) { p.say(p.viewer.Event(e)) }
 
 func (p *player) status(code, format string, args ...any) {
-	p.say(p.viewer.Status(Status{"status", code, fmt.Sprintf(format, args...)}))
+	p.say(p.viewer.Status(Status{"status", code, fmt.Sprintf(format, args...), nil}))
 }
 
 // refuse sends a status of level error, on which many clients leave.
-func (p *player) refuse(name, code, reason string) {
-	p.say(p.viewer.Status(Status{"error", code, fmt.Sprintf("cannot play %s: %s", name, reason)}))
+func (p *player) refuse(name, code, reason string, err error) {
+	p.say(p.viewer.Status(Status{"error", code, fmt.Sprintf("cannot play %s: %s", name, reason), err}))
 }
 
 // begin is a play that replaces what there is.
@@ -103,7 +105,7 @@ func (p *player) request(r *Request) {
 func (p *player) append(e event) { p.list = append(p.list, e.req) }
 
 // deny refuses a play and leaves the one under way alone.
-func (p *player) deny(e event) { p.refuse(e.req.Name, codeFailed, e.err.Error()) }
+func (p *player) deny(e event) { p.refuse(e.req.Name, codeFailed, e.err.Error(), e.err) }
 
 // postpone keeps a pause or a seek until the media are open. One that follows
 // another of its sort takes its place: of a row of seeks only the last matters.
@@ -399,7 +401,7 @@ func (p *player) endTime() time.Duration {
 // fail is a play that could not be opened, or that broke off.
 func (p *player) fail(e event) {
 	cause, code, reason := describe(e.err)
-	p.refuse(p.req.Name, code, reason)
+	p.refuse(p.req.Name, code, reason, e.err)
 	p.list, p.later = nil, nil
 	p.end(cause, e.err)
 }
@@ -426,6 +428,8 @@ func (p *player) end(cause string, err error) {
 		return
 	}
 	p.on = false
+	p.pass.Done(int64(p.bytes))
+	p.pass = nil
 	p.stage.metrics.ends.WithLabelValues(cause).Inc()
 	log := p.stage.env.Log.With("name", p.req.Name, "remote", p.req.Remote, "reason", cause)
 	if err != nil {
@@ -444,7 +448,10 @@ func (p *player) end(cause string, err error) {
 // of it: neither paths nor addresses.
 func describe(err error) (cause, code, reason string) {
 	var redirect *media.RedirectError
+	var refusal *access.Refusal
 	switch {
+	case errors.As(err, &refusal):
+		return "refused", codeFailed, refusal.Error()
 	case errors.Is(err, media.ErrNotFound):
 		return "not_found", codeNotFound, "there is no such stream"
 	case errors.Is(err, media.ErrDenied):

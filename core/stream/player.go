@@ -178,6 +178,9 @@ func (p *player) next() event {
 func (p *player) arrived(r result) event {
 	p.opening.cancel()
 	p.opening = nil
+	if r.purpose == toPlay {
+		p.pass = r.pass
+	}
 	if v, ok := p.viewer.(Redirector); ok && r.elsewhere != "" {
 		p.stage.metrics.redirects.Inc()
 		p.say(v.Redirect(r.elsewhere))

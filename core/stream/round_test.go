@@ -51,10 +51,10 @@ func onAir(t *testing.T, l Latency, f func(t *testing.T, sink media.Sink, watch 
 			t.Fatal(err)
 		}
 		front := &door{}
-		s, err := Kind(front).New(stage.Env{
+		s, err := Kind(front, nil).New(stage.Env{
 			Log: hclog.NewNullLogger(), Metrics: prometheus.NewRegistry(), Drain: 10 * time.Second,
 			Inputs: []stage.Input{{Name: "broadcast", Reader: b}},
-		}, &settings{App: "live", Latency: l})
+		}, &settings{App: "live", Serve: []Form{RTMP}, Latency: l})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -6,31 +6,38 @@ package stream
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 
+	"github.com/mediad/mediad/core/access"
 	"github.com/mediad/mediad/core/media"
 	"github.com/mediad/mediad/core/stage"
 )
 
 type settings struct {
-	App     string  `set:"app,required" doc:"application that viewers connect to: rtmp://host/APP/name"`
-	Latency Latency `set:"latency" doc:"how long live frames may be held back so that several are written at once, which costs less: a duration up to 1s, or auto, that is up to 40ms when there are many viewers"`
+	App     string  `set:"app,required" doc:"application that viewers connect to: rtmp://host/APP/name, http://host/APP/name.flv"`
+	Serve   []Form  `set:"serve" doc:"what it can be watched as: rtmp, flv, hls, mp4"`
+	Latency Latency `set:"latency" doc:"how long live frames may be held back so that several are written at once, which costs less: a duration up to 1s, or auto, that is up to 30ms when there are many viewers"`
+
+	Access access.Settings `set:"access"`
 }
 
 func (s *settings) Check() error {
 	if err := media.CheckName(s.App); err != nil {
 		return stage.Wrong("app", "%w", err)
 	}
-	return nil
+	return s.Access.Check()
 }
 
-// Kind returns the kind "stream", whose stages serve viewers of front.
-func Kind(front Front) stage.Kind {
+// Kind returns the kind "stream", whose stages serve viewers of front and of web.
+func Kind(front Front, web Web) stage.Kind {
 	return stage.Kind{
-		Name:     "stream",
-		Summary:  "Plays to the viewers of an application: from a position, pause, seek, playlist.",
-		Settings: func() any { return &settings{Latency: Auto} },
-		Ports:    stage.Ports{NeedsReader: stage.One},
+		Name:    "stream",
+		Summary: "Plays to the viewers of an application: from a position, pause, seek, playlist.",
+		Settings: func() any {
+			return &settings{Serve: []Form{RTMP, FLV, HLS, MP4}, Latency: Auto, Access: access.Defaults()}
+		},
+		Ports: stage.Ports{NeedsReader: stage.One},
 		New: func(env stage.Env, s any) (stage.Stage, error) {
 			if len(env.Inputs) != 1 {
 				return nil, fmt.Errorf("stream has %d readers, it takes one", len(env.Inputs))
@@ -39,14 +46,22 @@ func Kind(front Front) stage.Kind {
 			if err != nil {
 				return nil, err
 			}
+			set := s.(*settings)
+			guard, err := access.New(set.Access, env.Log, env.Metrics)
+			if err != nil {
+				return nil, err
+			}
 			return &stream{
 				env:     env,
-				app:     s.(*settings).App,
+				app:     set.App,
+				serve:   set.Serve,
 				input:   env.Inputs[0],
 				front:   front,
+				web:     web,
+				guard:   guard,
 				metrics: metrics,
 				players: map[*player]struct{}{},
-				rounds:  rounds{latency: s.(*settings).Latency, metrics: metrics, of: map[any][]*round{}},
+				rounds:  rounds{latency: set.Latency, metrics: metrics, of: map[any][]*round{}},
 			}, nil
 		},
 	}
@@ -56,8 +71,11 @@ func Kind(front Front) stage.Kind {
 type stream struct {
 	env     stage.Env
 	app     string
+	serve   []Form
 	input   stage.Input
 	front   Front
+	web     Web
+	guard   *access.Guard
 	metrics *metrics
 	rounds  rounds
 
@@ -74,11 +92,16 @@ func (s *stream) App() string { return s.app }
 // recorded media go on for nine tenths of Env.Drain; the rest is for telling them
 // of the end, before the front closes their connections.
 func (s *stream) Serve(ctx context.Context) error {
-	remove, err := s.front.HandlePlay(s.app, s.newPlayer)
+	remove, err := s.appear()
 	if err != nil {
 		return fmt.Errorf("serve app %q: %w", s.app, err)
 	}
 	defer remove() // also in a panic, or the app would stay claimed
+	telling, told := context.WithCancel(context.WithoutCancel(ctx))
+	var guard sync.WaitGroup
+	guard.Go(func() { s.guard.Serve(telling) })
+	defer guard.Wait()
+	defer told() // once all have left
 	<-ctx.Done()
 	limit, cancel := context.WithTimeout(context.Background(), s.env.Drain/10*9)
 	defer cancel()
@@ -99,6 +122,33 @@ func (s *stream) Serve(ctx context.Context) error {
 	}
 	s.rounds.running.Wait()
 	return nil
+}
+
+// appear lets viewers come, until remove is called.
+func (s *stream) appear() (remove func(), err error) {
+	var removes []func()
+	remove = func() {
+		for _, f := range removes {
+			f()
+		}
+	}
+	if slices.Contains(s.serve, RTMP) {
+		f, err := s.front.HandlePlay(s.app, s.newPlayer)
+		if err != nil {
+			return nil, err
+		}
+		removes = append(removes, f)
+	}
+	forms := slices.DeleteFunc(slices.Clone(s.serve), func(f Form) bool { return f == RTMP })
+	if len(forms) > 0 && s.web != nil {
+		f, err := s.web.HandleWatch(s.app, Watch{Forms: forms, NewPlayer: s.newPlayer, Reader: s.input.Reader, Admit: s.guard.Admit})
+		if err != nil {
+			remove()
+			return nil, err
+		}
+		removes = append(removes, f)
+	}
+	return remove, nil
 }
 
 // newPlayer starts a player for a client. Once the stage has stopped, the player

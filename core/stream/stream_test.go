@@ -14,7 +14,7 @@ import (
 )
 
 func TestSettings(t *testing.T) {
-	k := Kind(&door{})
+	k := Kind(&door{}, nil)
 	for _, values := range []map[string]any{{}, {"app": "../x"}, {"app": ""}} {
 		var wrong *stage.SettingError
 		if _, err := k.Decode(values); !errors.As(err, &wrong) || wrong.Setting != "app" {
@@ -119,7 +119,7 @@ func TestServeFails(t *testing.T) {
 		h := newHouse(t)
 		defer h.close(t)
 		other := *h.door
-		s := &stream{app: "vod", front: taken{other}}
+		s := &stream{app: "vod", serve: []Form{RTMP}, front: taken{other}}
 		if err := s.Serve(context.Background()); !errors.Is(err, media.ErrBusy) {
 			t.Errorf("Serve: %v, want ErrBusy", err)
 		}

@@ -17,7 +17,8 @@ import (
 const fragmentSpan = 200 * time.Millisecond
 
 // serveMP4 plays live media, and serves recorded ones as a file.
-func (a *app) serveMP4(w http.ResponseWriter, r *http.Request, name string) error {
+// Files are written to a writer of their own, which counts them for the visit.
+func (a *app) serveMP4(w http.ResponseWriter, files *counted, r *http.Request, name string) error {
 	w.Header().Set("Content-Type", "video/mp4")
 	if a.Reader != nil {
 		source, err := a.look(r.Context(), name)
@@ -25,7 +26,7 @@ func (a *app) serveMP4(w http.ResponseWriter, r *http.Request, name string) erro
 			return fmt.Errorf("open %s: %w", name, err)
 		}
 		if !source.Info().Live {
-			return a.serveFile(w, r, name, source)
+			return a.serveFile(files, r, name, source)
 		}
 		_ = source.Close()
 	}
@@ -33,7 +34,8 @@ func (a *app) serveMP4(w http.ResponseWriter, r *http.Request, name string) erro
 		return a.exists(w, r, name)
 	}
 	req := a.request(r, name)
-	req.Start = stream.StartLive
+	req.Start, req.Protocol = stream.StartLive, string(MP4)
+	req.Pass = files.visit.handOver()
 	return a.watch(w, r, req, MP4, &mp4Encoder{})
 }
 

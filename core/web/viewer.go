@@ -112,11 +112,11 @@ func (v *viewer) Status(st stream.Status) error {
 	switch {
 	case v.err != nil:
 	case st.Level == "error" && v.wire == nil:
-		err := media.ErrUnavailable
-		if st.Code == "NetStream.Play.StreamNotFound" {
-			err = media.ErrNotFound
+		err := st.Err
+		if err == nil {
+			err = media.ErrUnavailable
 		}
-		v.fail(fmt.Errorf("%w: %s", err, st.Description))
+		v.fail(fmt.Errorf("%s: %w", st.Description, err))
 	case st.Level == "error": // it broke off: without the last chunk, the client sees that
 		v.fail(fmt.Errorf("%w: %s", media.ErrUnavailable, st.Description))
 	case st.Code == "NetStream.Play.Stop" || st.Code == "NetStream.Play.UnpublishNotify":

@@ -27,6 +27,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/go-hclog"
+	"github.com/mediad/mediad/core/access"
 	"github.com/mediad/mediad/core/media"
 	"github.com/mediad/mediad/core/stream"
 	"github.com/prometheus/client_golang/prometheus"
@@ -66,24 +67,18 @@ func (l Limits) withDefaults() Limits {
 	}
 }
 
-// A Form is a way to watch.
-type Form string
+// What a stage lets be watched, and how.
+type (
+	Watch = stream.Watch
+	Form  = stream.Form
+)
 
 // The forms.
 const (
-	FLV Form = "flv"
-	HLS Form = "hls"
-	MP4 Form = "mp4"
+	FLV = stream.FLV
+	HLS = stream.HLS
+	MP4 = stream.MP4
 )
-
-// Watch is what a stage lets be watched.
-type Watch struct {
-	Forms []Form
-	// NewPlayer makes the player of a viewer of FLV or live MP4.
-	NewPlayer func(stream.Viewer) stream.Player
-	// Reader is what HLS and recorded MP4 are read from. Without it there are neither.
-	Reader media.Reader
-}
 
 // A Server serves viewers over HTTP. Its zero value is not ready: use New.
 type Server struct {
@@ -103,7 +98,10 @@ type Server struct {
 	closed bool
 }
 
-var _ stream.Front = (*Server)(nil)
+var (
+	_ stream.Front = (*Server)(nil)
+	_ stream.Web   = (*Server)(nil)
+)
 
 // New returns a server. Close ends it.
 func New(o Options) *Server {
@@ -135,6 +133,7 @@ type app struct {
 
 	mu       sync.Mutex
 	channels map[string]*channel // watched as HLS, by name
+	visits   map[visitor]*visit
 }
 
 // HandlePlay implements stream.Front: without a reader, media can be watched as FLV
@@ -158,7 +157,7 @@ func (s *Server) HandleWatch(name string, w Watch) (remove func(), err error) {
 	case s.apps[name] != nil:
 		return nil, fmt.Errorf("the app %q is watched from already", name)
 	}
-	a := &app{Watch: w, server: s, name: name, channels: map[string]*channel{}}
+	a := &app{Watch: w, server: s, name: name, channels: map[string]*channel{}, visits: map[visitor]*visit{}}
 	a.ctx, a.cancel = context.WithCancel(s.ctx)
 	s.apps[name] = a
 	return sync.OnceFunc(func() {
@@ -181,6 +180,7 @@ func (a *app) stop() {
 		c.drop()
 	}
 	a.work.Wait()
+	a.endVisits()
 	a.server.films.forget(func(k filmKey) bool { return k.app == a })
 }
 
@@ -278,17 +278,24 @@ func (a *app) serve(w http.ResponseWriter, r *http.Request, path string) error {
 	if !slices.Contains(a.Forms, t.form) || t.form == HLS && a.Reader == nil {
 		return fmt.Errorf("%w: the app %s is not served as %s", media.ErrNotFound, a.name, t.form)
 	}
-	switch {
-	case t.form == FLV:
+	if t.form == FLV {
 		return a.serveFLV(w, r, t.name)
-	case t.form == MP4:
-		return a.serveMP4(w, r, t.name)
-	case t.file == indexFile:
-		return a.serveIndex(w, r, t.name)
-	case strings.HasSuffix(t.file, segmentSuffix):
-		return a.serveSegment(w, r, t.name, t.file)
 	}
-	return a.serveLive(w, r, t.name, t.file)
+	v, err := a.visit(r, t.form, t.name)
+	if err != nil {
+		return err
+	}
+	defer v.leave()
+	files := &counted{w, v}
+	switch {
+	case t.form == MP4:
+		return a.serveMP4(w, files, r, t.name)
+	case t.file == indexFile:
+		return a.serveIndex(files, r, t.name)
+	case strings.HasSuffix(t.file, segmentSuffix):
+		return a.serveSegment(files, r, t.name, t.file)
+	}
+	return a.serveLive(files, r, t.name, t.file)
 }
 
 // request is what a player is asked for on behalf of r.
@@ -296,7 +303,7 @@ func (a *app) request(r *http.Request, name string) stream.Request {
 	q := r.URL.Query()
 	remote, _ := netip.ParseAddrPort(r.RemoteAddr)
 	return stream.Request{
-		App: a.name, Name: name, Params: q, Remote: remote.Addr().Unmap(),
+		App: a.name, Name: name, Protocol: string(FLV), Params: q, Remote: remote.Addr().Unmap(),
 		Start: stream.StartAny, Length: -1,
 	}
 }
@@ -328,10 +335,13 @@ func (e *httpError) Error() string { return e.text }
 func (s *Server) refuse(w http.ResponseWriter, r *http.Request, err error) {
 	code, text := http.StatusInternalServerError, "the server could not read it"
 	var redirect *media.RedirectError
+	var refusal *access.Refusal
 	var own *httpError
 	switch {
 	case errors.As(err, &own):
 		code, text = own.code, own.text
+	case errors.As(err, &refusal) && !errors.Is(err, media.ErrUnavailable):
+		code, text = http.StatusForbidden, refusal.Error()
 	case errors.As(err, &redirect):
 		if u, err := url.Parse(redirect.URL); err == nil && (u.Scheme == "http" || u.Scheme == "https") {
 			http.Redirect(w, r, redirect.URL, http.StatusFound)

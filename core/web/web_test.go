@@ -56,11 +56,11 @@ func TestErrors(t *testing.T) {
 		"moved": &media.RedirectError{URL: "http://other.example/a/moved.mp4"}, "trap": &media.RedirectError{URL: "javascript:alert(1)"},
 	}}
 	url, _, metrics := serve(t, Limits{}, lib, func(v stream.Viewer, r stream.Request) {
-		code := "NetStream.Play.Failed"
+		err := media.ErrUnavailable
 		if r.Name == "gone" {
-			code = "NetStream.Play.StreamNotFound"
+			err = media.ErrNotFound
 		}
-		v.Status(stream.Status{Level: "error", Code: code, Description: "/secret/path"})
+		v.Status(stream.Status{Level: "error", Code: "NetStream.Play.Failed", Description: "/secret/path", Err: err})
 	})
 	client := http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 	for _, c := range []struct {

@@ -57,20 +57,6 @@ type station struct {
 	vod     media.Reader
 }
 
-// front gives a stream stage's players to the server, with what is read past them.
-type front struct {
-	*web.Server
-	reader media.Reader
-}
-
-func (f front) HandlePlay(app string, newPlayer func(stream.Viewer) stream.Player) (func(), error) {
-	return f.HandleWatch(app, web.Watch{
-		Forms:     []web.Form{web.FLV, web.HLS, web.MP4},
-		NewPlayer: newPlayer,
-		Reader:    f.reader,
-	})
-}
-
 func start(t *testing.T) *station {
 	t.Helper()
 	s := &station{t: t, metrics: prometheus.NewRegistry()}
@@ -82,8 +68,9 @@ func start(t *testing.T) *station {
 	s.live = live.(media.Writer)
 	disk := s.stage(readerdisk.Kind(), map[string]any{"root": dir})
 	s.vod = s.stage(cache.Kind(), map[string]any{"memory": "256MiB"}, disk.(media.Reader)).(media.Reader)
-	s.stage(stream.Kind(front{s.server, live.(media.Reader)}), map[string]any{"app": "live"}, live.(media.Reader))
-	s.stage(stream.Kind(front{s.server, s.vod}), map[string]any{"app": "vod"}, s.vod)
+	forms := []string{"flv", "hls", "mp4"}
+	s.stage(stream.Kind(nil, s.server), map[string]any{"app": "live", "serve": forms}, live.(media.Reader))
+	s.stage(stream.Kind(nil, s.server), map[string]any{"app": "vod", "serve": forms}, s.vod)
 	t.Cleanup(func() {
 		if err := s.server.Close(); err != nil {
 			t.Error(err)

@@ -1,0 +1,146 @@
+// Who fetches files: HLS and recorded MP4. Such a viewer is no connection but a row of
+// requests, and is let in once for all of them.
+
+package web
+
+import (
+	"net/http"
+	"net/netip"
+	"sync/atomic"
+	"time"
+
+	"github.com/mediad/mediad/core/access"
+)
+
+// maxVisits is how many viewers of files an app has at a time.
+const maxVisits = 10_000
+
+// A visitor is what tells the requests of one viewer from those of another, as far
+// as HTTP lets one.
+type visitor struct {
+	form  Form
+	name  string
+	addr  netip.Addr
+	agent string
+	token string
+}
+
+// A visit lasts from the first request of a visitor until none has come for Limits.Idle.
+type visit struct {
+	app   *app
+	who   visitor
+	pass  *access.Pass
+	bytes atomic.Int64
+	idle  *time.Timer // runs while uses is 0
+
+	// Guarded by app.mu.
+	uses int // requests under way
+}
+
+// visit lets the client of a request in. The visit is to be left.
+func (a *app) visit(r *http.Request, form Form, name string) (*visit, error) {
+	req := a.request(r, name)
+	who := visitor{form, name, req.Remote, r.UserAgent(), req.Params.Get("token")}
+	if v := a.enter(who, nil); v != nil {
+		return v, nil
+	}
+	var pass *access.Pass
+	if a.Admit != nil {
+		var err error
+		pass, err = a.Admit(r.Context(), access.Request{
+			Action: access.Play, Protocol: string(form), App: a.name, Name: name, Address: req.Remote, Params: req.Params,
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	v := a.enter(who, func() *visit { return &visit{app: a, who: who, pass: pass} })
+	switch {
+	case v == nil:
+		pass.Done(0)
+		return nil, &httpError{http.StatusServiceUnavailable, "there are too many viewers"}
+	case v.pass != pass: // another request of the same visitor was faster
+		pass.Done(0)
+	}
+	return v, nil
+}
+
+// enter returns the visit of who for one more request. When there is none, it is made; nil
+// when it cannot be.
+func (a *app) enter(who visitor, make func() *visit) *visit {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	v := a.visits[who]
+	if v == nil {
+		if make == nil || len(a.visits) >= maxVisits || a.ctx.Err() != nil {
+			return nil
+		}
+		v = make()
+		v.idle = time.AfterFunc(a.server.limits.Idle, v.end)
+		a.visits[who] = v
+	}
+	v.idle.Stop()
+	v.uses++
+	return v
+}
+
+// leave ends a request of v.
+func (v *visit) leave() {
+	v.app.mu.Lock()
+	defer v.app.mu.Unlock()
+	if v.uses--; v.uses == 0 && v.app.visits[v.who] == v {
+		v.idle.Reset(v.app.server.limits.Idle)
+	}
+}
+
+// handOver gives the pass of a visit that has just begun to a player, which gives it
+// back. It returns nil when the visit has other requests.
+func (v *visit) handOver() *access.Pass {
+	v.app.mu.Lock()
+	defer v.app.mu.Unlock()
+	if v.uses > 1 || v.app.visits[v.who] != v {
+		return nil
+	}
+	delete(v.app.visits, v.who)
+	return v.pass
+}
+
+// end ends v when its visitor has been away for long enough.
+func (v *visit) end() {
+	v.app.mu.Lock()
+	over := v.uses == 0 && v.app.visits[v.who] == v
+	if over {
+		delete(v.app.visits, v.who)
+	}
+	v.app.mu.Unlock()
+	if over {
+		v.pass.Done(v.bytes.Load())
+	}
+}
+
+// endVisits ends all, when no requests are left.
+func (a *app) endVisits() {
+	a.mu.Lock()
+	visits := a.visits
+	a.visits = map[visitor]*visit{}
+	a.mu.Unlock()
+	for _, v := range visits {
+		v.idle.Stop()
+		v.pass.Done(v.bytes.Load())
+	}
+}
+
+// A counted response counts its body for a visit.
+type counted struct {
+	http.ResponseWriter
+	visit *visit
+}
+
+func (c *counted) Write(p []byte) (int, error) {
+	n, err := c.ResponseWriter.Write(p)
+	c.visit.bytes.Add(int64(n))
+	return n, err
+}
+
+// Unwrap is for http.ResponseController.
+func (c *counted) Unwrap() http.ResponseWriter { return c.ResponseWriter }
