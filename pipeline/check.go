@@ -4,6 +4,7 @@
 package pipeline
 
 import (
+	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -81,8 +82,9 @@ func (c *checker) stage(l line, e entry) *node {
 		n.doubt = true
 		return n
 	}
-	n.Settings = c.decode(n.Kind, e.with, e.use.at, e.where)
-	for _, kv := range e.with {
+	with := c.flat(n.Kind, e.with, e.where)
+	n.Settings = c.decode(n.Kind, with, e.use.at, e.where)
+	for _, kv := range with {
 		n.positions[kv.key] = at(kv.value)
 		n.Given[kv.key] = asWritten(kv.value)
 	}
@@ -115,11 +117,17 @@ func (c *checker) kind(e entry) (stage.Kind, *Process, bool) {
 		how = &Process{}
 	}
 	k, err := c.catalog.Process(c.graph.Plugins.Dir, e.use.text, *how)
+	if err == nil && k.Name == ofDaemon && c.graph.Cluster != nil {
+		err = fmt.Errorf("the kind %s claims its channels in the cluster and must run in the daemon: leave out run, sha256 and memory, or cluster", k.Name)
+	}
 	if err != nil {
 		c.wrong(e.use.at, e.where, "%v", err)
 	}
 	return k, how, err == nil
 }
+
+// ofDaemon is the kind that asks more of its cluster than stage.Nodes has.
+const ofDaemon = "broadcast"
 
 // plugins are the names of the kinds in the folder of the file.
 func (c *checker) plugins() ([]string, error) {
@@ -279,7 +287,9 @@ func (c *checker) complete(n *node) {
 	}
 }
 
-// order finds the order of starting, and cycles: stages that call each other.
+// order finds the order of starting, and cycles: stages that call each other. What
+// stands apart is no part of a cycle. It comes before all but what it calls, as those
+// that call it mostly can.
 func (c *checker) order() {
 	const (
 		fresh = iota
@@ -293,10 +303,11 @@ func (c *checker) order() {
 		state[n.Stage] = open
 		path = append(path, n.String())
 		for _, e := range slices.Concat(n.in, n.out) {
-			switch state[e.to.Stage] {
-			case fresh:
+			switch {
+			case e.to.Kind.Apart && e.to != n:
+			case state[e.to.Stage] == fresh:
 				visit(e.to)
-			case open:
+			case state[e.to.Stage] == open:
 				from := slices.Index(path, e.to.String())
 				c.wrong(e.at, n.String(), "cycle: %s needs itself (%s)", e.to, strings.Join(append(path[from:len(path):len(path)], e.to.String()), " <- "))
 			}
@@ -305,9 +316,11 @@ func (c *checker) order() {
 		state[n.Stage] = done
 		c.graph.order = append(c.graph.order, n.Stage)
 	}
-	for _, n := range c.nodes {
-		if state[n.Stage] == fresh {
-			visit(n)
+	for _, apart := range []bool{true, false} {
+		for _, n := range c.nodes {
+			if n.Kind.Apart == apart && state[n.Stage] == fresh {
+				visit(n)
+			}
 		}
 	}
 }

@@ -88,18 +88,30 @@ type playoutSettings struct {
 	Loop bool     `set:"loop" doc:"again and again"`
 }
 
+type brokerSettings struct {
+	Redirect struct {
+		Gain float64       `set:"gain" doc:"how much cheaper another node must be"`
+		Rest time.Duration `set:"rest" doc:"between two"`
+	} `set:"redirect"`
+}
+
+type repeaterSettings struct {
+	Listen string `set:"listen" doc:"address"`
+}
+
 func (s *stages) kinds() Kinds {
 	list := []stage.Kind{
 		{Name: "reader-disk", Settings: func() any { return &rootSettings{} }, Ports: stage.Ports{ProvidesReader: true}},
 		{Name: "reader-http", Ports: stage.Ports{ProvidesReader: true}},
 		{Name: "cache", Settings: func() any { return &cacheSettings{Memory: 1 << 20} }, Ports: stage.Ports{ProvidesReader: true, NeedsReader: stage.One}},
-		{Name: "broker", Ports: stage.Ports{ProvidesReader: true, NeedsReader: stage.Some}},
+		{Name: "broker", Settings: func() any { return &brokerSettings{} }, Ports: stage.Ports{ProvidesReader: true, NeedsReader: stage.Some}},
 		{Name: "stream", Settings: func() any { return &appSettings{} }, Ports: stage.Ports{NeedsReader: stage.One}},
 		{Name: "ingest", Settings: func() any { return &appSettings{} }, Ports: stage.Ports{NeedsWriter: true}},
 		{Name: "broadcast", Ports: stage.Ports{ProvidesReader: true, ProvidesWriter: true, NeedsReader: stage.Any}},
 		{Name: "archiver", Ports: stage.Ports{NeedsReader: stage.One, NeedsWriter: true}},
 		{Name: "writer-disk", Settings: func() any { return &rootSettings{} }, Ports: stage.Ports{ProvidesWriter: true}},
 		{Name: "playout", Settings: func() any { return &playoutSettings{} }, Ports: stage.Ports{NeedsReader: stage.One, NeedsWriter: true}},
+		{Name: "repeater-tcp", Settings: func() any { return &repeaterSettings{} }, Ports: stage.Ports{ProvidesReader: true, NeedsReader: stage.Any, Apart: true}},
 		// It is to test what no real kind does: it reads, is read, and writes.
 		{Name: "relay", Ports: stage.Ports{ProvidesReader: true, NeedsReader: stage.Any, NeedsWriter: true}},
 	}

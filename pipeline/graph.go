@@ -8,6 +8,7 @@ import (
 	"os"
 	"time"
 
+	"github.com/mediad/mediad/core/cluster"
 	"github.com/mediad/mediad/core/stage"
 )
 
@@ -18,11 +19,13 @@ type Graph struct {
 	Listen  Listen
 	Log     Log
 	Plugins Plugins
-	Drain   time.Duration // how long a stage may take to finish at the end
+	Cluster *cluster.Config // nil when the daemon is alone
+	Drain   time.Duration   // how long a stage may take to finish at the end
 	Pprof   bool
 	// Stages are in the order of the file.
 	Stages []*Stage
-	// order is the order of starting: each stage stands after those it calls.
+	// order is the order of starting: each stage stands after those it calls, but
+	// for some that stand apart (stage.Ports.Apart), which may call it too.
 	order []*Stage
 }
 

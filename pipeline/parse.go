@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"regexp"
 
+	"github.com/mediad/mediad/core/cluster"
 	"gopkg.in/yaml.v3"
 )
 
@@ -48,7 +49,7 @@ func (p *parser) parse(text []byte) (*Graph, []line) {
 	if root == nil {
 		return g, nil
 	}
-	top := p.pairs(root, "", "the file", "version", "listen", "plugins", "pipelines", "drain", "log", "pprof")
+	top := p.pairs(root, "", "the file", "version", "listen", "plugins", "cluster", "pipelines", "drain", "log", "pprof")
 	if root.Kind != yaml.MappingNode {
 		return g, nil
 	}
@@ -58,6 +59,9 @@ func (p *parser) parse(text []byte) (*Graph, []line) {
 	g.Listen = *p.decode(listenKind, p.section(top, "listen"), at(root), "listen").(*Listen)
 	g.Plugins = *p.decode(pluginsKind, p.section(top, "plugins"), at(root), "plugins").(*Plugins)
 	g.Log = *p.decode(logKind, p.section(top, "log"), at(root), "log").(*Log)
+	if kv, ok := find(top, "cluster"); ok {
+		g.Cluster = p.decode(clusterKind, p.settings(kv.value, "", "cluster"), kv.at, "cluster").(*cluster.Config)
+	}
 	var own []pair
 	for _, key := range []string{"drain", "pprof"} {
 		if kv, ok := find(top, key); ok {

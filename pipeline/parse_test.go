@@ -153,6 +153,13 @@ func FuzzParse(f *testing.F) {
 			if len(g.order) != len(g.Stages) || len(g.Stages) == 0 {
 				t.Fatalf("%d of %d stages in order", len(g.order), len(g.Stages))
 			}
+			before := stopOrder(g)
+			for _, st := range g.order {
+				earlier := map[*Stage]bool{}
+				if flood(st, before, earlier); earlier[st] {
+					t.Fatalf("%s would stop after itself", st)
+				}
+			}
 		case !errors.As(err, &problems):
 			t.Fatal(err)
 		default:

@@ -38,8 +38,16 @@ type watcher interface {
 	Watch() (names []string, changed <-chan struct{})
 }
 
+// abilitiesOf returns those of a stage. What stands apart may be made after its
+// callers, when nobody knows yet what it can: it is taken to know costs and to explain
+// itself, and calls of one that does not are answered as a broker would answer them.
+// Watch is not among them, as nothing can stand for a listing.
 func abilitiesOf(k stage.Kind, made stage.Stage) abilities {
 	a := abilities{reads: k.ProvidesReader, writes: k.ProvidesWriter}
+	if k.Apart {
+		a.costs, a.explains = a.reads, a.reads
+		return a
+	}
 	_, a.costs = made.(media.Coster)
 	_, a.explains = made.(media.Explainer)
 	_, a.lists = made.(watcher)
@@ -135,7 +143,10 @@ func (c coster) Cost(ctx context.Context, req media.OpenRequest) (media.Cost, er
 	if err != nil {
 		return media.Cost{}, err
 	}
-	return made.(media.Coster).Cost(ctx, req)
+	if able, ok := made.(media.Coster); ok {
+		return able.Cost(ctx, req)
+	}
+	return media.Cost{Place: media.PlaceUnknown, Base: media.CostHTTP}, nil
 }
 
 func (e explainer) Explain(ctx context.Context, req media.OpenRequest) ([]media.Candidate, error) {
@@ -143,7 +154,14 @@ func (e explainer) Explain(ctx context.Context, req media.OpenRequest) ([]media.
 	if err != nil {
 		return nil, err
 	}
-	return made.(media.Explainer).Explain(ctx, req)
+	if able, ok := made.(media.Explainer); ok {
+		return able.Explain(ctx, req)
+	}
+	cost, err := coster(e).Cost(ctx, req)
+	if err != nil {
+		return nil, err
+	}
+	return []media.Candidate{{Source: e.name, Cost: cost, Total: cost.Total(), Chosen: true}}, nil
 }
 
 // target is the stage to call now.

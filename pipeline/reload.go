@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"reflect"
 	"slices"
 
 	"github.com/hashicorp/go-hclog"
@@ -67,8 +68,8 @@ func (s *Supervisor) Reload(ctx context.Context, g *Graph, kinds []stage.Kind) (
 // A stage that is only read from shares what it has, so two of a name can run side
 // by side: the new one is read from once it has passed its trial, and the old one
 // then finishes what it has open. Any other has something that is its own (an
-// application, a channel, a folder), so the old one is stopped before the new one
-// is served.
+// application, a channel, a folder, an address), so the old one is stopped before the
+// new one is served.
 func (s *Supervisor) replace(ctx context.Context, old, next running, gone, fresh []*unit) error {
 	freshShared, freshAlone := divide(fresh)
 	goneShared, goneAlone := divide(gone)
@@ -145,7 +146,7 @@ func (r running) takeBack(fresh []*unit) {
 // have to be alone.
 func divide(units []*unit) (shared, alone []*unit) {
 	for _, u := range units {
-		if u.Kind.ProvidesReader && !u.Kind.ProvidesWriter {
+		if u.Kind.ProvidesReader && !u.Kind.ProvidesWriter && !u.Kind.Apart {
 			shared = append(shared, u)
 		} else {
 			alone = append(alone, u)
@@ -178,6 +179,7 @@ func (s *Supervisor) changes(old, next running) Changes {
 		changed bool
 	}{
 		{"listen", was.Listen != is.Listen},
+		{"cluster", !reflect.DeepEqual(was.Cluster, is.Cluster)},
 		{"log.format", was.Log.Format != is.Log.Format},
 		{"drain", was.Drain != is.Drain},
 		{"pprof", was.Pprof != is.Pprof},

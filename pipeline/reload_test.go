@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -207,7 +206,7 @@ func (th *theatre) count(what map[string]int, name string) {
 // begin runs the pipelines of a text in a test's bubble until end is called.
 func (th *theatre) begin(t *testing.T, text string) (sup *Supervisor, end func()) {
 	t.Helper()
-	sup, err := Build(th.parse(t, text), th.kinds(), hclog.NewNullLogger(), th.metrics)
+	sup, err := Build(th.parse(t, text), th.kinds(), nil, hclog.NewNullLogger(), th.metrics)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -436,9 +435,9 @@ func TestReload_TopOfTheFile(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		th := newTheatre()
 		sup, end := th.begin(t, quiet)
-		g := th.parse(t, quiet+"listen: {rtmp: \":1936\"}\ndrain: 1s\nlog: {level: trace, format: json}\n")
+		g := th.parse(t, quiet+"listen: {rtmp: \":1936\"}\ndrain: 1s\nlog: {level: trace, format: json}\ncluster: {name: west, listen: \"\"}\n")
 		c, err := sup.Reload(t.Context(), g, th.kinds())
-		if want := []string{"listen", "log.format", "drain"}; err != nil || !slices.Equal(c.Restart, want) || len(c.Kept) != 3 {
+		if want := []string{"listen", "cluster", "log.format", "drain"}; err != nil || !slices.Equal(c.Restart, want) || len(c.Kept) != 3 {
 			t.Error(c, err)
 		}
 		end()
@@ -531,14 +530,7 @@ func TestSupervisor_FailureTakesDownOnlyWhatNeedsIt(t *testing.T) {
 					s.mu.Lock()
 					delete(s.serve, test.fails)
 					s.mu.Unlock()
-					text, _ := os.ReadFile("testdata/shipped.txt")
-					input, _, _ := strings.Cut(string(text), divider)
-					g, err := Parse("pipelines.yaml", []byte(input), s.kinds(), testEnv)
-					if err != nil {
-						t.Error(err)
-						return
-					}
-					c, err := sup.Reload(ctx, g, s.kinds())
+					c, err := sup.Reload(ctx, parsed(t, s, "shipped"), s.kinds())
 					if err != nil || len(c.Replaced) != 1+len(down) || strings.Count(states(sup), "running") != 10 {
 						t.Error(c, err, states(sup))
 					}
@@ -561,7 +553,7 @@ func TestSupervisor_EndsWhenNothingIsLeft(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		sup, err := Build(g, s.kinds(), hclog.NewNullLogger(), prometheus.NewRegistry())
+		sup, err := Build(g, s.kinds(), nil, hclog.NewNullLogger(), prometheus.NewRegistry())
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -45,8 +45,9 @@ type Status struct {
 type Supervisor struct {
 	log     hclog.Logger
 	metrics prometheus.Registerer
-	booted  *Graph     // the first
-	failed  chan *unit // those that are not made again
+	nodes   stage.Nodes // nil when the daemon is alone
+	booted  *Graph      // the first
+	failed  chan *unit  // those that are not made again
 
 	// changing holds a token for who makes stages or changes which ones run. It
 	// is no mutex, so that waiting for it can be given up.
@@ -75,11 +76,13 @@ func (r running) inOrder() []*unit {
 
 // Build makes the stages of g, and starts nothing. A setting that a stage refuses
 // is returned as Problems, at its position in the file. The kinds are those that
-// the file was checked against, ready to make stages.
-func Build(g *Graph, kinds []stage.Kind, log hclog.Logger, metrics prometheus.Registerer) (*Supervisor, error) {
+// the file was checked against, ready to make stages; nodes are the other nodes of
+// the cluster, nil when there is none.
+func Build(g *Graph, kinds []stage.Kind, nodes stage.Nodes, log hclog.Logger, metrics prometheus.Registerer) (*Supervisor, error) {
 	s := &Supervisor{
 		log:      log,
 		metrics:  metrics,
+		nodes:    nodes,
 		booted:   g,
 		failed:   make(chan *unit),
 		changing: make(chan struct{}, 1),
@@ -95,19 +98,26 @@ func Build(g *Graph, kinds []stage.Kind, log hclog.Logger, metrics prometheus.Re
 
 // build makes the stages of g that old does not have as g wants them, and takes
 // the others from old. It returns all, and those that are fresh. When a stage
-// cannot be made, old is as it was.
+// cannot be made, old is as it was. The ports of what stands apart are there before
+// it, for those of its callers that are made first.
 func (s *Supervisor) build(g *Graph, kinds []stage.Kind, old running) (next running, fresh []*unit, err error) {
 	next = running{g, map[string]*unit{}}
 	p := parser{file: g.File}
+	ports := map[*Stage]*port{}
+	for _, st := range g.order {
+		if st.Kind.Apart {
+			ports[st] = old.port(st, abilitiesOf(st.Kind, nil))
+		}
+	}
 	for _, st := range g.order {
 		name := st.String()
-		env, ok := s.env(st, next)
+		env, ok := s.env(st, ports)
 		if !ok {
 			continue
 		}
 		was := old.units[name]
 		if was != nil && (st.Process == nil || g.Plugins == old.graph.Plugins) && was.keeps(st, env) {
-			next.units[name] = was
+			next.units[name], ports[st] = was, was.port
 			continue
 		}
 		if was != nil {
@@ -130,11 +140,10 @@ func (s *Supervisor) build(g *Graph, kinds []stage.Kind, old running) (next runn
 			}
 			continue
 		}
-		u.port = newPort(name, abilitiesOf(st.Kind, u.made()))
-		if was != nil && was.port.can == u.port.can {
-			u.port = was.port
+		if u.port = ports[st]; u.port == nil {
+			u.port = old.port(st, abilitiesOf(st.Kind, u.made()))
 		}
-		next.units[name] = u
+		next.units[name], ports[st] = u, u.port
 	}
 	if err := p.problems.sort(); err != nil {
 		old.takeBack(fresh)
@@ -143,22 +152,30 @@ func (s *Supervisor) build(g *Graph, kinds []stage.Kind, old running) (next runn
 	return next, fresh, nil
 }
 
-// env is what st is given, if all that it calls could be made.
-func (s *Supervisor) env(st *Stage, made running) (env stage.Env, ok bool) {
-	env = stage.Env{Name: st.String(), Log: s.log.Named(st.String()), Drain: s.booted.Drain}
+// port returns the port that st has in r if that can the same, else a new one.
+func (r running) port(st *Stage, can abilities) *port {
+	if u := r.units[st.String()]; u != nil && u.port.can == can {
+		return u.port
+	}
+	return newPort(st.String(), can)
+}
+
+// env is what st is given, if all that it calls has a port.
+func (s *Supervisor) env(st *Stage, ports map[*Stage]*port) (env stage.Env, ok bool) {
+	env = stage.Env{Name: st.String(), Log: s.log.Named(st.String()), Nodes: s.nodes, Drain: s.booted.Drain}
 	for _, in := range st.Inputs {
-		u := made.units[in.String()]
-		if u == nil {
+		p := ports[in]
+		if p == nil {
 			return env, false
 		}
-		env.Inputs = append(env.Inputs, stage.Input{Name: in.String(), Reader: u.port.reader})
+		env.Inputs = append(env.Inputs, stage.Input{Name: in.String(), Reader: p.reader})
 	}
 	if st.Output != nil {
-		u := made.units[st.Output.String()]
-		if u == nil {
+		p := ports[st.Output]
+		if p == nil {
 			return env, false
 		}
-		env.Output = u.port.writer
+		env.Output = p.writer
 	}
 	return env, true
 }
@@ -320,18 +337,33 @@ func (s *Supervisor) stop(r running, some []*unit, reason error) {
 // stopOrder returns the stages that each one stops after. A stage stops after all
 // that call it. Of the stages that nobody calls, one whose frames flow to another
 // stops before that: ingest before archiver, which so gets a channel's last frames.
+//
+// A stage that stands apart and is called by one that it calls, as a repeater is by a
+// broadcast, stops before that one, but after all else that calls it: publishers end
+// first, so that the other nodes get the end of their channels, and viewers have what
+// comes from there for as long as they may stay.
 func stopOrder(g *Graph) map[*Stage][]*Stage {
 	before := map[*Stage][]*Stage{}
 	called := map[*Stage]bool{}
+	started := map[*Stage]bool{}
+	type call struct{ by, of *Stage }
+	var circles []call // those that close one
 	for _, st := range g.order {
+		started[st] = true
 		for _, below := range st.calls() {
+			if !started[below] {
+				circles = append(circles, call{st, below})
+				continue
+			}
 			called[below] = true
 			before[below] = append(before[below], st)
 		}
 	}
 	down := map[*Stage][]*Stage{} // where the frames flow
 	for _, l := range g.links() {
-		down[l.from] = append(down[l.from], l.to)
+		if !l.from.Kind.Apart {
+			down[l.from] = append(down[l.from], l.to)
+		}
 	}
 	reach := map[*Stage]map[*Stage]bool{}
 	for _, st := range g.order {
@@ -345,6 +377,15 @@ func stopOrder(g *Graph) map[*Stage][]*Stage {
 			// Two that feed each other, over a broadcast, stop together.
 			if !called[then] && !reach[then][first] {
 				before[then] = append(before[then], first)
+			}
+		}
+	}
+	for _, c := range circles {
+		for _, first := range before[c.by] {
+			earlier := map[*Stage]bool{first: true} // those that it waits for
+			flood(first, before, earlier)
+			if !earlier[c.of] {
+				before[c.of] = append(before[c.of], first)
 			}
 		}
 	}

@@ -19,7 +19,22 @@ import (
 // shipped builds the stages of the file that the goldens have as "shipped".
 func shipped(t *testing.T, s *stages) (*Supervisor, *bytes.Buffer, error) {
 	t.Helper()
-	text, err := os.ReadFile("testdata/shipped.txt")
+	return built(t, s, "shipped", nil)
+}
+
+// built builds the stages of a golden.
+func built(t *testing.T, s *stages, golden string, nodes stage.Nodes) (*Supervisor, *bytes.Buffer, error) {
+	t.Helper()
+	var log bytes.Buffer
+	logger := hclog.New(&hclog.LoggerOptions{Output: &log})
+	sup, err := Build(parsed(t, s, golden), s.kinds(), nodes, logger, prometheus.NewRegistry())
+	return sup, &log, err
+}
+
+// parsed is the graph of a golden.
+func parsed(t *testing.T, s *stages, golden string) *Graph {
+	t.Helper()
+	text, err := os.ReadFile("testdata/" + golden + ".txt")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -28,10 +43,7 @@ func shipped(t *testing.T, s *stages) (*Supervisor, *bytes.Buffer, error) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var log bytes.Buffer
-	logger := hclog.New(&hclog.LoggerOptions{Output: &log})
-	sup, err := Build(g, s.kinds(), logger, prometheus.NewRegistry())
-	return sup, &log, err
+	return g
 }
 
 // inOrder fails unless events has the wanted ones in that order, whatever else
@@ -77,7 +89,7 @@ func TestBuild_MetricsHaveTheNamesOfTheStage(t *testing.T) {
 	}
 	registry := prometheus.NewRegistry()
 	s := &stages{envs: map[string]stage.Env{}}
-	if _, err := Build(g, s.kinds(), hclog.NewNullLogger(), registry); err != nil {
+	if _, err := Build(g, s.kinds(), nil, hclog.NewNullLogger(), registry); err != nil {
 		t.Fatal(err)
 	}
 	s.envs["a/b"].Metrics.MustRegister(prometheus.NewCounter(prometheus.CounterOpts{Name: "mediad_x_total"}))
@@ -245,7 +257,7 @@ pipelines:
 		if err != nil {
 			t.Fatal(err)
 		}
-		sup, err := Build(g, s.kinds(), hclog.NewNullLogger(), prometheus.NewRegistry())
+		sup, err := Build(g, s.kinds(), nil, hclog.NewNullLogger(), prometheus.NewRegistry())
 		if err != nil {
 			t.Fatal(err)
 		}

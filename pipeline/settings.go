@@ -11,19 +11,43 @@ import (
 	"strings"
 	"time"
 
+	"github.com/mediad/mediad/core/cluster"
 	"github.com/mediad/mediad/core/stage"
 	"gopkg.in/yaml.v3"
 )
 
 // Listen is where the daemon listens; nowhere when an address is empty.
 type Listen struct {
-	RTMP string `set:"rtmp" doc:"address for publishers and players"`
-	HTTP string `set:"http" doc:"address for metrics and the API"`
+	RTMP  string `set:"rtmp" doc:"address for publishers and players"`
+	RTMPS string `set:"rtmps" doc:"the same with TLS"`
+	HTTP  string `set:"http" doc:"address for watching over HTTP, the console, metrics and the API"`
+	HTTPS string `set:"https" doc:"the same with TLS"`
+	Cert  string `set:"cert" doc:"file with the certificate chain (PEM) of rtmps and https; read again when it changes"`
+	Key   string `set:"key" doc:"file with its key (PEM)"`
+	Token string `set:"token" doc:"lets other machines use the console, metrics and the API, which are for this machine alone without it"`
 }
+
+// minToken is the shortest token in bytes.
+const minToken = 16
 
 // Check implements stage.Checker.
 func (l *Listen) Check() error {
-	return errors.Join(checkAddress("rtmp", l.RTMP), checkAddress("http", l.HTTP))
+	errs := []error{
+		checkAddress("rtmp", l.RTMP), checkAddress("rtmps", l.RTMPS),
+		checkAddress("http", l.HTTP), checkAddress("https", l.HTTPS),
+	}
+	if l.RTMPS+l.HTTPS != "" {
+		if l.Cert == "" {
+			errs = append(errs, stage.Wrong("cert", "is missing: rtmps and https need a certificate"))
+		}
+		if l.Key == "" {
+			errs = append(errs, stage.Wrong("key", "is missing: rtmps and https need the key of the certificate"))
+		}
+	}
+	if l.Token != "" && len(l.Token) < minToken {
+		errs = append(errs, stage.Wrong("token", "is %d bytes long, which can be guessed: use at least %d (openssl rand -hex 16)", len(l.Token), minToken))
+	}
+	return errors.Join(errs...)
 }
 
 func checkAddress(setting, addr string) error {
@@ -81,6 +105,7 @@ var (
 	listenKind  = stage.Kind{Settings: func() any { return &Listen{RTMP: ":1935"} }}
 	pluginsKind = stage.Kind{Settings: func() any { return &Plugins{} }}
 	logKind     = stage.Kind{Settings: func() any { return &Log{Level: "info", Format: "text"} }}
+	clusterKind = stage.Kind{Settings: func() any { c := cluster.DefaultConfig(); return &c }}
 	generalKind = stage.Kind{Settings: func() any { return &general{Drain: 10 * time.Second} }}
 )
 
@@ -90,6 +115,28 @@ func (p *parser) settings(n *yaml.Node, where, what string) []pair {
 		return nil
 	}
 	return p.pairs(n, where, what)
+}
+
+// flat returns the settings that are given to a kind with those of each group side by
+// side, called GROUP.NAME.
+func (p *parser) flat(k stage.Kind, given []pair, where string) []pair {
+	groups := map[string]bool{}
+	for _, s := range k.Describe() {
+		if group, _, ok := strings.Cut(s.Name, "."); ok {
+			groups[group] = true
+		}
+	}
+	var list []pair
+	for _, kv := range given {
+		if !groups[kv.key] {
+			list = append(list, kv)
+			continue
+		}
+		for _, in := range p.settings(kv.value, where, kv.key) {
+			list = append(list, pair{kv.key + "." + in.key, in.at, in.value})
+		}
+	}
+	return list
 }
 
 // decode fills the settings of a kind from what is given, and returns the defaults
@@ -112,7 +159,9 @@ func (p *parser) decode(k stage.Kind, given []pair, owner pos, where string) any
 			values[kv.key], positions[kv.key] = value, at(kv.value)
 		}
 	}
+	required := map[string]bool{}
 	for _, s := range k.Describe() {
+		required[s.Name] = s.Required
 		if _, ok := find(given, s.Name); s.Required && !ok && !misspelt {
 			p.wrong(owner, where, "the setting %s is missing (%s)", s.Name, s.Doc)
 		}
@@ -122,10 +171,14 @@ func (p *parser) decode(k stage.Kind, given []pair, owner pos, where string) any
 		return settings
 	}
 	for _, e := range each(err) {
-		// A setting that has no value here was reported above.
-		if at, ok := positions[settingOf(e)]; ok {
-			p.wrong(at, where, "%v", e)
-		} else if settingOf(e) == "" {
+		name := settingOf(e)
+		position, ok := positions[name]
+		_, unread := find(given, name)
+		switch {
+		case ok:
+			p.wrong(position, where, "%v", e)
+		case name != "" && (unread || required[name] || misspelt): // reported above
+		default:
 			p.wrong(owner, where, "%v", e)
 		}
 	}

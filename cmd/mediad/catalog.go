@@ -25,7 +25,7 @@ type catalog struct {
 // newCatalog returns the catalog to check a file and to describe kinds with. log
 // is that of plugins that are asked what they are.
 func newCatalog(log hclog.Logger) catalog {
-	return catalog{builtin: kinds(nil), log: log}
+	return catalog{builtin: kinds(nil, nil), log: log}
 }
 
 // BuiltIn implements pipeline.Catalog.

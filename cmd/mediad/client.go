@@ -54,6 +54,9 @@ func (c client) ask(cmd *cobra.Command, method, path string) (io.ReadCloser, err
 	if err != nil {
 		return nil, fmt.Errorf("--api: %w", err)
 	}
+	if token := pipeline.ReadListen(*c.file, os.LookupEnv).Token; token != "" {
+		request.Header.Set("Authorization", "Bearer "+token)
+	}
 	response, err := http.DefaultClient.Do(request)
 	if err != nil {
 		return nil, failure{fmt.Errorf("is mediad running, with listen.http? --api says where: %w", err)}
@@ -76,7 +79,7 @@ func (c client) get(cmd *cobra.Command, method, path string, answer any) error {
 		return err
 	}
 	defer body.Close()
-	if err := json.NewDecoder(io.LimitReader(body, 1<<20)).Decode(answer); err != nil {
+	if err := json.NewDecoder(io.LimitReader(body, 64<<20)).Decode(answer); err != nil {
 		return failure{fmt.Errorf("%s gave an answer that is not understood: is it mediad? %w", c.url(), err)}
 	}
 	return nil

@@ -6,25 +6,31 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"net"
+	"net/http"
 	"os"
 	"os/signal"
 	"sync"
+	"sync/atomic"
 	"syscall"
+	"time"
 
 	"github.com/hashicorp/go-hclog"
-	"github.com/mediad/mediad/core/ingest"
+	"github.com/mediad/mediad/core/cluster"
 	"github.com/mediad/mediad/core/stage"
+	"github.com/mediad/mediad/core/web"
 	"github.com/mediad/mediad/pipeline"
 	"github.com/mediad/mediad/pipeline/api"
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// server meets publishers and players, such as rtmp.Server. It accepts until ctx
-// ends, and then returns once its clients are gone.
+// server meets publishers and players, such as rtmp.Server.
 type server interface {
+	// Serve accepts clients until ctx ends, and then returns once they are gone.
 	Serve(ctx context.Context, l net.Listener) error
+	// Drain lets clients begin nothing new and asks them to connect elsewhere. It returns
+	// when all have gone or ctx has ended, with the number of those that are left.
+	Drain(ctx context.Context) (left int)
 }
 
 type daemon struct {
@@ -33,28 +39,25 @@ type daemon struct {
 	log     hclog.Logger
 	metrics prometheus.Gatherer
 	rtmp    server
+	pages   *web.Server
+	cluster *cluster.Cluster // nil when the daemon is alone
 	stages  *pipeline.Supervisor
+
+	draining atomic.Bool
 }
 
 // run binds the listeners, starts the stages, then the servers, and runs until ctx
 // ends or one of them fails. The RTMP server stops accepting at once then, and is
-// waited for after the stages, which end its clients in their order. HTTP is
-// served to the last.
+// waited for after the stages, which end its clients in their order. Then the node
+// leaves its cluster. HTTP is served to the last.
 func (d *daemon) run(ctx context.Context) error {
 	ctx, fail := context.WithCancelCause(ctx)
 	defer fail(nil)
 	showing, hide := context.WithCancel(context.WithoutCancel(ctx))
 	defer hide()
 
-	onRTMP, err := d.listen(ctx, "rtmp", d.graph.Listen.RTMP)
+	on, err := d.bind(ctx)
 	if err != nil {
-		return err
-	}
-	onHTTP, err := d.listen(ctx, "http", d.graph.Listen.HTTP)
-	if err != nil {
-		if onRTMP != nil {
-			onRTMP.Close()
-		}
 		return err
 	}
 
@@ -62,35 +65,55 @@ func (d *daemon) run(ctx context.Context) error {
 	signal.Notify(hangups, syscall.SIGHUP)
 	defer signal.Stop(hangups)
 
+	var nodes, clients, viewers sync.WaitGroup
+	joined, leave := context.WithCancel(context.WithoutCancel(ctx))
+	defer leave()
+	if d.cluster != nil {
+		d.cluster.SetAddresses(reachable(on["rtmp"]), reachable(on["http"]))
+		d.cluster.Answer(api.ReadersTopic, func() ([]byte, error) { return api.Readers(d.stages.Stages()) })
+		nodes.Go(func() { d.join(joined) })
+		defer context.AfterFunc(ctx, d.cluster.Drain)()
+	}
 	d.stages.Start()
-	var clients, viewers sync.WaitGroup
 	clients.Go(func() { d.reloadOn(ctx, hangups) })
-	if onRTMP != nil {
-		clients.Go(func() {
-			if err := d.rtmp.Serve(ctx, onRTMP); err != nil {
-				fail(fmt.Errorf("RTMP on %s: %w", onRTMP.Addr(), err))
-			}
-		})
+	handler := d.api(on["http"], func(within time.Duration) (int, error) {
+		left, err := d.drain(ctx, within)
+		if err == nil {
+			fail(nil)
+		}
+		return left, err
+	})
+	for name, l := range on {
+		switch name {
+		case "rtmp", "rtmps":
+			clients.Go(func() {
+				if err := d.rtmp.Serve(ctx, l); err != nil {
+					fail(fmt.Errorf("%s on %s: %w", name, l.Addr(), err))
+				}
+			})
+		case "http", "https":
+			viewers.Go(func() {
+				if err := api.Serve(showing, l, handler, d.log.Named("http")); err != nil {
+					fail(fmt.Errorf("%s on %s: %w", name, l.Addr(), err))
+				}
+			})
+		}
 	}
-	if onHTTP != nil {
-		handler := api.New(api.Options{
-			Stages:   d.stages.Stages,
-			Metrics:  d.metrics,
-			Loopback: pipeline.Loopback(onHTTP.Addr().String()),
-			Pprof:    d.graph.Pprof,
-			Reload:   d.reload,
-		})
-		viewers.Go(func() {
-			if err := api.Serve(showing, onHTTP, handler, d.log.Named("http")); err != nil {
-				fail(fmt.Errorf("HTTP on %s: %w", onHTTP.Addr(), err))
-			}
-		})
+	d.onAir(on)
+	if err := notify("READY=1"); err != nil {
+		d.log.Warn("systemd cannot be told that the daemon is ready", "error", err)
 	}
-	d.onAir(onRTMP, onHTTP)
+	viewers.Go(func() { watchdog(showing, func() { d.stages.Stages() }) })
 
 	err = d.stages.Wait(ctx)
-	fail(nil) // a stage may have failed: no more clients then
+	fail(nil)                // a stage may have failed: no more clients then
+	_ = notify("STOPPING=1") // systemd notices it by itself, too
 	clients.Wait()
+	leave()
+	nodes.Wait()
+	if err := d.pages.Close(); err != nil {
+		d.log.Error("watching over HTTP did not end in order", "error", err)
+	}
 	hide()
 	viewers.Wait()
 	if cause := context.Cause(ctx); !errors.Is(cause, context.Canceled) {
@@ -102,23 +125,26 @@ func (d *daemon) run(ctx context.Context) error {
 	return err
 }
 
-// listen binds the address of a listener, and returns nil when there is none.
-func (d *daemon) listen(ctx context.Context, name, addr string) (net.Listener, error) {
-	if addr == "" {
-		return nil, nil
+// api is what HTTP serves.
+func (d *daemon) api(l net.Listener, drain func(within time.Duration) (left int, err error)) http.Handler {
+	options := api.Options{
+		Stages:   d.stages.Stages,
+		Metrics:  d.metrics,
+		Token:    d.graph.Listen.Token,
+		Loopback: l != nil && pipeline.Loopback(l.Addr().String()),
+		Pprof:    d.graph.Pprof,
+		Host:     "localhost",
+		Reload:   d.reload,
+		Drain:    drain,
+		Media:    d.pages.Handler(),
 	}
-	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", addr)
-	hint := "change listen." + name + " in " + d.graph.File
-	switch {
-	case errors.Is(err, syscall.EADDRINUSE):
-		hint = "another program uses the address; stop it, or " + hint
-	case errors.Is(err, fs.ErrPermission):
-		hint = "a port below 1024 needs privileges; " + hint
+	if host, err := os.Hostname(); err == nil {
+		options.Host = host
 	}
-	if err != nil {
-		return nil, fmt.Errorf("%w: %s", err, hint)
+	if d.cluster != nil {
+		options.Cluster = d.cluster
 	}
-	return l, nil
+	return api.New(options)
 }
 
 // reloadOn reloads at each signal until ctx ends.
@@ -143,50 +169,4 @@ func (d *daemon) reload(ctx context.Context) (changes pipeline.Changes, err erro
 		d.log.Error("reload refused, everything goes on as it was", "error", err)
 	}
 	return changes, err
-}
-
-// onAir logs the one line that says what can be done with the daemon now.
-func (d *daemon) onAir(onRTMP, onHTTP net.Listener) {
-	var args []any
-	if onRTMP != nil {
-		args = append(args, "rtmp", onRTMP.Addr().String())
-	}
-	if onHTTP != nil {
-		args = append(args, "http", onHTTP.Addr().String())
-	}
-	var lines, publish, play []string
-	for _, s := range d.stages.Stages() {
-		if len(lines) == 0 || lines[len(lines)-1] != s.Pipeline {
-			lines = append(lines, s.Pipeline)
-		}
-		if onRTMP == nil {
-			continue
-		}
-		switch made := s.Made.(type) {
-		case *ingest.Ingest:
-			publish = append(publish, playURL(onRTMP, made.App))
-		case interface{ App() string }:
-			play = append(play, playURL(onRTMP, made.App()))
-		}
-	}
-	args = append(args, "pipelines", lines)
-	if len(publish) > 0 {
-		args = append(args, "publish", publish)
-	}
-	if len(play) > 0 {
-		args = append(args, "play", play)
-	}
-	d.log.Info("on air", args...)
-}
-
-// playURL is where a client on this machine finds the media of an app.
-func playURL(l net.Listener, app string) string {
-	host, port, _ := net.SplitHostPort(l.Addr().String())
-	if net.ParseIP(host).IsUnspecified() {
-		host = "localhost"
-	}
-	if port != "1935" {
-		host = net.JoinHostPort(host, port)
-	}
-	return "rtmp://" + host + "/" + app + "/NAME"
 }

@@ -16,7 +16,7 @@ var update = flag.Bool("update", false, "write docs/stages.md anew")
 // TestStagesDocument keeps docs/stages.md what the kinds say of themselves.
 func TestStagesDocument(t *testing.T) {
 	const path = "../../docs/stages.md"
-	want := stagesDocument(kinds(nil))
+	want := stagesDocument(kinds(nil, nil))
 	if *update {
 		if err := os.WriteFile(path, want, 0o644); err != nil {
 			t.Fatal(err)

@@ -7,7 +7,9 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"strconv"
 	"text/tabwriter"
+	"time"
 
 	"github.com/mediad/mediad/pipeline/api"
 	"github.com/spf13/cobra"
@@ -34,17 +36,26 @@ func explainCommand() *cobra.Command {
 func table(w io.Writer, e api.Explanation) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintf(t, "%s by %s\n", e.Name, e.Stage)
-	fmt.Fprintln(t, "\tSOURCE\tPLACE\tBASE\tLOAD\tCOST\tNOTE")
+	fmt.Fprintln(t, "\tSOURCE\tNODE\tRTT\tDEPTH\tPLACE\tBASE\tLOAD\tCOST\tNOTE")
 	for _, c := range e.Candidates {
 		mark := ""
 		if c.Chosen {
 			mark = "->"
 		}
 		if c.Cost.Place == "" { // it is no candidate, the note says why
-			fmt.Fprintf(t, "%s\t%s\t-\t-\t-\t-\t%s\n", mark, c.Source, c.Note)
+			fmt.Fprintf(t, "%s\t%s\t-\t-\t-\t-\t-\t-\t-\t%s\n", mark, c.Source, c.Note)
 			continue
 		}
-		fmt.Fprintf(t, "%s\t%s\t%s\t%g\t%.0f%%\t%.1f\t%s\n", mark, c.Source, c.Cost.Place, c.Cost.Base, 100*c.Cost.Load, c.Total, c.Note)
+		where := "here\t-\t-"
+		if c.Cost.Node != "" {
+			where = fmt.Sprintf("%s\t%s\t%d", c.Cost.Node, milliseconds(c.Cost.RTT), c.Cost.Depth)
+		}
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%g\t%.0f%%\t%.1f\t%s\n", mark, c.Source, where, c.Cost.Place, c.Cost.Base, 100*c.Cost.Load, c.Total, c.Note)
 	}
 	return t.Flush()
+}
+
+// milliseconds writes a round trip.
+func milliseconds(d time.Duration) string {
+	return strconv.FormatFloat(d.Seconds()*1000, 'f', 2, 64) + "ms"
 }

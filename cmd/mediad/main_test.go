@@ -163,7 +163,7 @@ func TestRun_ServesHTTPAndExplains(t *testing.T) {
 		}
 	}
 	out, err := mediad(t.Context(), "explain", "vod/sample", "--api", r.http).CombinedOutput()
-	if err != nil || !regexp.MustCompile(`(?m)^->\s+vod/reader-disk\s+disk\s+10`).Match(out) {
+	if err != nil || !regexp.MustCompile(`(?m)^->\s+vod/reader-disk\s+here\s+-\s+-\s+disk\s+10`).Match(out) {
 		t.Errorf("%v\n%s", err, out)
 	}
 	explain := mediad(t.Context(), "explain", "film/sample", "--api", r.http)

@@ -16,7 +16,7 @@ func pluginCommand() *cobra.Command {
 		Hidden: true,
 		Args:   cobra.ExactArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
-			for _, k := range kinds(nil) {
+			for _, k := range kinds(nil, nil) {
 				if k.Name == args[0] && !meetsClients(k.Name) {
 					plugin.Serve(k)
 					return nil

@@ -24,7 +24,8 @@ func root() *cobra.Command {
 		},
 	}
 	cmd.CompletionOptions.DisableDefaultCmd = true
-	cmd.AddCommand(runCommand(), checkCommand(), graphCommand(), explainCommand(), reloadCommand(), tapCommand(), stageCommand(), pluginCommand(), versionCommand())
+	cmd.AddCommand(runCommand(), checkCommand(), graphCommand(), explainCommand(), nodesCommand(), channelsCommand(),
+		reloadCommand(), drainCommand(), tapCommand(), stageCommand(), pluginCommand(), versionCommand())
 	return cmd
 }
 

@@ -8,7 +8,10 @@ import (
 	"os"
 
 	"github.com/hashicorp/go-hclog"
+	"github.com/mediad/mediad/core/cluster"
 	"github.com/mediad/mediad/core/rtmp"
+	"github.com/mediad/mediad/core/stage"
+	"github.com/mediad/mediad/core/web"
 	"github.com/mediad/mediad/pipeline"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
@@ -47,13 +50,21 @@ func run(ctx context.Context, g *pipeline.Graph, log hclog.Logger) error {
 		collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 	)
-	server := rtmp.New(rtmp.Options{Log: log.Named("rtmp"), Metrics: metrics, Drain: g.Drain})
-	ready := kinds(server)
-	stages, err := pipeline.Build(g, ready, log, metrics)
-	if err != nil {
+	d := &daemon{graph: g, log: log, metrics: metrics}
+	server := rtmp.New(rtmp.Options{Log: log.Named("rtmp"), Metrics: metrics, Drain: g.Drain, Elsewhere: d.elsewhere})
+	d.rtmp, d.pages = server, web.New(web.Options{Log: log.Named("web"), Metrics: metrics})
+	d.kinds = kinds(server, d.pages)
+	var nodes stage.Nodes
+	var err error
+	if g.Cluster != nil {
+		if d.cluster, err = cluster.New(*g.Cluster, log.Named("cluster"), metrics); err != nil {
+			return fmt.Errorf("%s: cluster: %w", g.File, err)
+		}
+		nodes = directory{d.cluster}
+	}
+	if d.stages, err = pipeline.Build(g, d.kinds, nodes, log, metrics); err != nil {
 		return err
 	}
-	d := daemon{graph: g, kinds: ready, log: log, metrics: metrics, rtmp: server, stages: stages}
 	if err := d.run(ctx); err != nil {
 		return failure{fmt.Errorf("mediad: %w", err)}
 	}

@@ -125,5 +125,8 @@ func ports(p stage.Ports) string {
 	if len(takes) > 0 {
 		parts = append(parts, "needs "+strings.Join(takes, " and "))
 	}
+	if p.Apart {
+		parts = append(parts, "and feeds those that feed it too")
+	}
 	return "It " + strings.Join(parts, ", ") + "."
 }

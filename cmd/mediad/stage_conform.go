@@ -66,7 +66,9 @@ func (o *conformance) run(ctx context.Context, s single) error {
 	switch {
 	case p.NeedsWriter:
 		return fmt.Errorf("there are no checks for %s: it writes into another stage", s.kind.Name)
-	case p.ProvidesReader && p.NeedsReader != stage.None:
+	case p.Apart:
+		return fmt.Errorf("there are no checks for %s: what it provides comes from other nodes", s.kind.Name)
+	case p.ProvidesReader && (p.NeedsReader == stage.One || p.NeedsReader == stage.Some):
 		return o.verdict(stagetest.CheckMiddleware(ctx, func(upstream media.Reader) (media.Reader, func() error, error) {
 			made, stop, err := s.start(stage.Input{Name: "test/upstream", Reader: upstream})
 			if err != nil {

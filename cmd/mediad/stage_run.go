@@ -115,7 +115,7 @@ func (s single) run(ctx context.Context, name string, from time.Duration, in io.
 	}
 	var film []*media.Batch
 	var inputs []stage.Input
-	if p.NeedsReader != stage.None || p.ProvidesWriter {
+	if p.NeedsReader != stage.None && !p.Apart || p.ProvidesWriter {
 		if film, err = readFilm(ctx, in); err != nil {
 			return fmt.Errorf("standard input: %w", err)
 		}

@@ -1,74 +1,278 @@
 // Package cluster is what a node knows of the other nodes, and what they know of
 // it: who is there, how busy each is, which channels are on air where, and who
 // may publish a name.
+//
+// What this node does stands whether or not the others can be told: a claim is accepted
+// at once and registered in the background, held through the loss of the whole control
+// plane, and lost only when the directory has given the name to another session.
 package cluster
 
 import (
 	"context"
+	"crypto/rand"
+	"fmt"
+	"sync"
 	"time"
 
+	"github.com/hashicorp/go-hclog"
 	"github.com/mediad/mediad/core/stage"
+	"github.com/prometheus/client_golang/prometheus"
+)
 
-	_ "github.com/nats-io/nats-server/v2/server"
-	_ "github.com/nats-io/nats.go"
-	_ "github.com/nats-io/nats.go/jetstream"
+const (
+	beatEvery    = 250 * time.Millisecond
+	deafAfter    = 750 * time.Millisecond // without hearing its own beat a node is cut off; before it takes others for suspect
+	suspectAfter = time.Second            // without a beat
+	deadAfter    = 2 * time.Second
+	assertEvery  = 10 * time.Second // all own records are compared with the directory's
+	lately       = time.Minute      // a timeline goes on, and what the dead have left stays
+	forgetAfter  = 10 * time.Minute // a dead node is listed
 )
 
 // A Cluster is this node's view of all nodes, and its own part among them. It
 // implements stage.Nodes.
-type Cluster struct{}
+type Cluster struct {
+	name, session string
+	dir           Directory
+	log           hclog.Logger
+	metrics       *metrics
+	sample        func() Load
+
+	due       chan struct{} // a beat is to be sent before its time
+	work      chan struct{} // there are keys in unsettled
+	again     chan struct{} // and in postponed
+	questions chan question
+
+	mu   sync.Mutex
+	self *node // what this node tells in its beats
+	view
+	twin      bool // another daemon has this name; told once
+	claims    map[string]*Claim
+	holdings  map[string]*Holding
+	unsettled map[Key]bool // to be compared with the directory's
+	settling  map[Key]bool // that some settler is at
+	postponed map[Key]bool // for which that has failed
+	failing   time.Time    // since when nothing can be registered, zero while it can
+	answers   map[string]func() ([]byte, error)
+	asked     map[string]chan<- answer
+}
 
 var _ stage.Nodes = (*Cluster)(nil)
 
+// New makes this node's part of the cluster that cfg describes: over NATS, or
+// in memory when the node is alone. It starts nothing and connects to nothing.
+func New(cfg Config, log hclog.Logger, reg prometheus.Registerer) (*Cluster, error) {
+	if err := cfg.Check(); err != nil {
+		return nil, err
+	}
+	if cfg.alone() {
+		return Over(NewMemory().Node(cfg.Name), cfg, log, reg)
+	}
+	dir, err := newNATS(cfg, log)
+	if err != nil {
+		return nil, err
+	}
+	return Over(dir, cfg, log, reg)
+}
+
+// Over makes a node over a directory that is there. Of cfg it needs the name and the network.
+func Over(dir Directory, cfg Config, log hclog.Logger, reg prometheus.Registerer) (*Cluster, error) {
+	session := rand.Text()
+	c := &Cluster{
+		name:      cfg.Name,
+		session:   session,
+		dir:       dir,
+		log:       log,
+		sample:    newSampler(root, cfg.Network).sample,
+		due:       make(chan struct{}, 1),
+		work:      make(chan struct{}, 1),
+		again:     make(chan struct{}, 1),
+		questions: make(chan question, 64),
+		self:      &node{beat: beat{Node: cfg.Name, Session: session, Since: time.Now().UTC().Round(0)}},
+		view: view{
+			nodes:    map[string]*node{},
+			channels: map[string]*channel{},
+			heard:    time.Now(),
+			changed:  make(chan struct{}),
+		},
+		claims:    map[string]*Claim{},
+		holdings:  map[string]*Holding{},
+		unsettled: map[Key]bool{},
+		settling:  map[Key]bool{},
+		postponed: map[Key]bool{},
+		answers:   map[string]func() ([]byte, error){},
+		asked:     map[string]chan<- answer{},
+	}
+	var err error
+	c.metrics, err = newMetrics(reg, c)
+	return c, err
+}
+
+// SetSampler lets f say what the load of this node is, in place of the operating
+// system. It is called before Serve.
+func (c *Cluster) SetSampler(f func() Load) { c.sample = f }
+
+// Serve takes part until ctx ends. Then it tells the others that the node is gone, and
+// releases its names. An error is one of the engine in this process, which ran out of
+// something or may not listen; the claims stand, and Serve may be called again.
+func (c *Cluster) Serve(ctx context.Context) error {
+	// The directory and its answers are needed for the farewell too.
+	engine, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+
+	failed := make(chan error, 1)
+	var watching, working sync.WaitGroup
+	watching.Go(func() {
+		if err := c.dir.Watch(engine, c); err != nil {
+			failed <- fmt.Errorf("cluster: %w", err)
+			cancel()
+		}
+	})
+	for range settlers {
+		working.Go(func() { c.settleAll(ctx) })
+	}
+	working.Go(func() { c.resume(ctx) })
+	working.Go(func() { c.answerAll(ctx) })
+	c.live(ctx)
+	working.Wait()
+
+	select {
+	case err := <-failed:
+		watching.Wait()
+		return err
+	default:
+	}
+	c.leave(engine)
+	stop()
+	watching.Wait()
+	return nil
+}
+
+// live sends the beats and watches those of the others until ctx ends.
+func (c *Cluster) live(ctx context.Context) {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	var beat, assert time.Time // the next
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-c.due:
+			beat = time.Time{}
+		case <-timer.C:
+		}
+		now := time.Now()
+		if !now.Before(beat) {
+			beat = now.Add(beatEvery)
+			c.mu.Lock()
+			c.self.Load = c.sample()
+			b := c.self.beat
+			c.mu.Unlock()
+			c.tell("", message{Beat: &b})
+		}
+		c.mu.Lock()
+		if !now.Before(assert) {
+			assert = now.Add(assertEvery)
+			c.assert(now)
+		}
+		timer.Reset(min(beat.Sub(now), c.look(now)))
+		c.mu.Unlock()
+	}
+}
+
+// assert has all own records compared with the directory's, and those that the dead
+// have left removed by one of the living. What is long gone is forgotten. The caller holds mu.
+func (c *Cluster) assert(now time.Time) {
+	for name := range c.claims {
+		c.mark(Key{Channel: name})
+	}
+	for name := range c.holdings {
+		c.mark(Key{name, c.name})
+	}
+	if c.hearing && c.first(c.name) {
+		for r := range c.records() {
+			if c.abandoned(r, now) {
+				c.mark(r.Key)
+			}
+		}
+	}
+	c.forget(now)
+}
+
+// leave tells the others that this node is gone and removes its records, for as long
+// as that may take.
+func (c *Cluster) leave(ctx context.Context) {
+	const limit = time.Second
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	c.mu.Lock()
+	b := c.self.beat
+	b.Gone = true
+	clear(c.claims)
+	clear(c.holdings)
+	clear(c.unsettled)
+	for r := range c.records() {
+		if r.Session == c.session {
+			c.mark(r.Key)
+		}
+	}
+	c.mu.Unlock()
+	c.tell("", message{Beat: &b}) // enough for the others: all of a session's records die with it
+	var settling sync.WaitGroup
+	for range settlers {
+		settling.Go(func() { c.settleMarked(ctx) })
+	}
+	settling.Wait()
+}
+
 // Self is the name of this node.
-func (c *Cluster) Self() string { panic("not written yet") }
+func (c *Cluster) Self() string { return c.name }
 
 // Load is the use of this node's busiest resource, 0 to 1.
-func (c *Cluster) Load() float64 { panic("not written yet") }
-
-// Peers implements stage.Nodes.
-func (c *Cluster) Peers(ctx context.Context, name string, live bool) ([]stage.Peer, error) {
-	panic("not written yet")
+func (c *Cluster) Load() float64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.self.Load.Max()
 }
 
 // Serves implements stage.Nodes.
-func (c *Cluster) Serves(address string) { panic("not written yet") }
+func (c *Cluster) Serves(address string) {
+	c.say(func(b *beat) { b.Repeater = address })
+}
+
+// SetAddresses tells the others where viewers may be sent to: the host:port of this
+// node's RTMP server and of its HTTP server, "" for none.
+func (c *Cluster) SetAddresses(rtmp, http string) {
+	c.say(func(b *beat) { b.RTMP, b.HTTP = rtmp, http })
+}
+
+// Drain tells the others that this node takes no new viewers and will leave.
+func (c *Cluster) Drain() {
+	c.say(func(b *beat) { b.Draining = true })
+}
+
+// say changes what the beats tell, and sends one now.
+func (c *Cluster) say(change func(*beat)) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	change(&c.self.beat)
+	c.notify()
+	wake(c.due)
+}
 
 // Changed is closed at the next change of the nodes or the channels.
-func (c *Cluster) Changed() <-chan struct{} { panic("not written yet") }
+func (c *Cluster) Changed() <-chan struct{} {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.changed
+}
 
-// Claim says that this node puts the channel name on air. It fails with
-// media.ErrBusy when a living node is known to have it, unless takeover is set. It does
-// not wait for anything: the claim is registered in the background, and held through
-// the loss of the whole control plane.
-func (c *Cluster) Claim(name string, takeover bool) (*Claim, error) { panic("not written yet") }
-
-// A Claim is this node's right to a name, until it is lost or released.
-type Claim struct{}
-
-// Origin is the wall-clock time of the channel's time 0: that of this claim, or, when the
-// name was another node's until lately, of the first in the row, so that the
-// timeline goes on.
-func (c *Claim) Origin() time.Time { panic("not written yet") }
-
-// Lost is closed when another node has the name. Err then wraps media.ErrTakenOver and names the node.
-func (c *Claim) Lost() <-chan struct{} { panic("not written yet") }
-
-// Err says why Lost is closed.
-func (c *Claim) Err() error { panic("not written yet") }
-
-// Release gives the name up. It may be called more than once.
-func (c *Claim) Release() { panic("not written yet") }
-
-// Hold says that this node repeats a channel of another.
-func (c *Cluster) Hold(name string) *Holding { panic("not written yet") }
-
-// A Holding is a channel that this node repeats.
-type Holding struct{}
-
-// Set tells the nodes that the channel comes through, the owner first and this one
-// last; empty while it has no parent.
-func (h *Holding) Set(path []string) { panic("not written yet") }
-
-// Release says that this node repeats the channel no more.
-func (h *Holding) Release() { panic("not written yet") }
+// wake leaves a note in a channel with room for one.
+func wake(ch chan<- struct{}) {
+	select {
+	case ch <- struct{}{}:
+	default:
+	}
+}

@@ -1,6 +1,6 @@
 // Package api is the daemon's HTTP listener: health, metrics, and lists for
-// consoles and `mediad explain`. Nothing can be changed through it, but for
-// /api/reload, which makes the daemon read its own file again.
+// consoles and for commands such as `mediad explain`. Nothing can be changed through
+// it, but that the daemon can be made to read its own file again, and to leave.
 package api
 
 import (
@@ -28,41 +28,76 @@ type Options struct {
 	// Stages are the stages as they are now, in the order of the file.
 	Stages  func() []pipeline.Status
 	Metrics prometheus.Gatherer
-	// Loopback says that the listener is for this machine only: requests that
-	// name another host are refused.
+	// Token lets other machines in; "": none.
+	Token string
+	// Loopback says that only this machine can reach the listener. Pprof is served there alone.
 	Loopback bool
 	Pprof    bool
+	// Console serves the paths / and below /console/, and what these ask for; nil: there is none.
+	Console http.Handler
+	// Media serves every path that is none of the daemon's own, and knows itself who
+	// may have it; nil: there are none.
+	Media http.Handler
+	// Cluster is nil when the daemon is alone. Host then is what it is called.
+	Cluster Cluster
+	Host    string
 	// Reload reads the daemon's file again. A wrong file is pipeline.Problems.
 	Reload func(ctx context.Context) (pipeline.Changes, error)
+	// Drain empties the daemon, which then stops. It takes no longer than within, or
+	// than the daemon's file says when that is 0, and returns how many clients were left.
+	Drain func(within time.Duration) (left int, err error)
 }
 
 // New returns the handler of everything that the listener serves.
 func New(o Options) http.Handler {
 	a := &api{o}
 	mux := http.NewServeMux()
-	mux.HandleFunc("/healthz", a.health)
+	mux.HandleFunc(healthPath, a.health)
 	mux.Handle("/metrics", promhttp.HandlerFor(o.Metrics, promhttp.HandlerOpts{}))
 	mux.HandleFunc("/api/channels", a.channels)
 	mux.HandleFunc("/api/pipelines", a.pipelines)
+	mux.HandleFunc("/api/nodes", a.nodes)
+	mux.HandleFunc("/api/cluster/channels", a.clusterChannels)
 	mux.HandleFunc("/api/explain", a.explain)
 	mux.HandleFunc("/api/tap", a.tap)
 	mux.HandleFunc(reloadPath, a.reload)
-	paths := "/healthz, /metrics, /api/channels, /api/pipelines, /api/explain?name=APP/NAME, /api/tap?stage=PIPELINE/STAGE&name=NAME, /api/reload (POST)"
+	mux.HandleFunc(drainPath, a.drain)
+	paths := "/healthz, /metrics, /api/channels, /api/pipelines, /api/nodes, /api/cluster/channels, /api/explain?name=APP/NAME, /api/tap?stage=PIPELINE/STAGE&name=NAME, /api/reload (POST), /api/drain (POST)"
 	if o.Pprof && o.Loopback {
 		mux.HandleFunc("/debug/pprof/", pprof.Index)
 		mux.HandleFunc("/debug/pprof/profile", pprof.Profile)
 		mux.HandleFunc("/debug/pprof/trace", pprof.Trace)
 		paths += ", /debug/pprof/"
 	}
-	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+	nothing := func(w http.ResponseWriter, r *http.Request) {
 		fail(w, http.StatusNotFound, "there is no %s here, there are %s", r.URL.Path, paths)
-	})
-	return guard(mux, o.Loopback)
+	}
+	mux.HandleFunc("/", nothing)
+	if o.Console != nil {
+		for _, path := range []string{"/{$}", "/console/", "/api/events", "/api/media"} {
+			mux.Handle(path, o.Console)
+		}
+	}
+	own := gate{mux, o.Token}
+	if o.Media == nil {
+		return own
+	}
+	all := http.NewServeMux()
+	for _, path := range []string{"/{$}", "/console/", "/api/", healthPath, "/metrics", "/debug/"} {
+		all.Handle(path, own)
+	}
+	all.Handle("/", o.Media)
+	return all
 }
 
 type api struct{ Options }
 
-func (a *api) health(w http.ResponseWriter, _ *http.Request) {
+const healthPath = "/healthz"
+
+// health tells all who ask whether the daemon is well, and what is wrong those who
+// may know.
+func (a *api) health(w http.ResponseWriter, r *http.Request) {
+	friend := thisMachine(r) || gate{token: a.Token}.known(r)
 	type wrong struct {
 		Stage string         `json:"stage"`
 		State pipeline.State `json:"state"`
@@ -76,7 +111,9 @@ func (a *api) health(w http.ResponseWriter, _ *http.Request) {
 	for _, s := range a.Stages() {
 		if s.State != pipeline.Running {
 			code, health.Status = http.StatusServiceUnavailable, "failing"
-			health.Wrong = append(health.Wrong, wrong{s.String(), s.State, text(s.Err)})
+			if friend {
+				health.Wrong = append(health.Wrong, wrong{s.String(), s.State, text(s.Err)})
+			}
 		}
 	}
 	reply(w, code, health)

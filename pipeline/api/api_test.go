@@ -88,6 +88,7 @@ func newTest(change func(*Options)) http.Handler {
 // get asks h and returns the status code and the body.
 func get(h http.Handler, path string, change ...func(*http.Request)) (int, string) {
 	r := httptest.NewRequest(http.MethodGet, "http://127.0.0.1:8080"+path, nil)
+	r.RemoteAddr = "127.0.0.1:5000"
 	for _, f := range change {
 		f(r)
 	}
@@ -209,7 +210,26 @@ func TestT72_ForeignRequests(t *testing.T) {
 	method := func(method string) func(*http.Request) {
 		return func(r *http.Request) { r.Method = method }
 	}
-	here, everywhere := newTest(nil), newTest(func(o *Options) { o.Loopback = false })
+	from := func(addr string, change func(*http.Request)) func(*http.Request) {
+		return func(r *http.Request) {
+			r.RemoteAddr = addr
+			change(r)
+		}
+	}
+	header := func(name, value string) func(*http.Request) {
+		return func(r *http.Request) { r.Header.Set(name, value) }
+	}
+	query := func(q string) func(*http.Request) {
+		return func(r *http.Request) { r.URL.RawQuery = q }
+	}
+	to := func(addr string) func(*http.Request) {
+		return func(r *http.Request) {
+			local, _ := net.ResolveTCPAddr("tcp", addr)
+			*r = *r.WithContext(context.WithValue(r.Context(), http.LocalAddrContextKey, local))
+		}
+	}
+	const away = "192.0.2.1:5000"
+	here, everywhere := newTest(nil), newTest(func(o *Options) { o.Loopback, o.Token = false, "right" })
 	for _, test := range []struct {
 		name   string
 		on     http.Handler
@@ -223,7 +243,18 @@ func TestT72_ForeignRequests(t *testing.T) {
 		{"rebound name", here, host("evil.example:8080"), http.StatusForbidden},
 		{"like localhost", here, host("localhost.evil.example"), http.StatusForbidden},
 		{"no host", here, host(""), http.StatusForbidden},
-		{"a name elsewhere", everywhere, host("media.example"), http.StatusOK},
+		{"a name elsewhere", everywhere, host("media.example"), http.StatusForbidden},
+		{"a name elsewhere, with the token", everywhere, func(r *http.Request) { host("media.example")(r); header("Authorization", "Bearer right")(r) }, http.StatusOK},
+		{"another machine", everywhere, from(away, host("192.0.2.2:8080")), http.StatusUnauthorized},
+		{"another machine, no token set", here, from(away, header("Authorization", "Bearer ")), http.StatusUnauthorized},
+		{"another machine, token", everywhere, from(away, header("Authorization", "Bearer right")), http.StatusOK},
+		{"another machine, cookie", everywhere, from(away, header("Cookie", "mediad=right")), http.StatusOK},
+		{"another machine, wrong token", everywhere, from(away, header("Authorization", "Bearer wrong")), http.StatusUnauthorized},
+		{"another machine, wrong cookie", everywhere, from(away, header("Cookie", "mediad=")), http.StatusUnauthorized},
+		{"another machine, token in the address", everywhere, from(away, query("token=right")), http.StatusSeeOther},
+		{"another machine, token and foreign origin", everywhere, from(away, func(r *http.Request) { query("token=right")(r); origin("http://evil.example")(r) }), http.StatusForbidden},
+		{"this machine by its own address", everywhere, from("192.0.2.2:5000", to("192.0.2.2:8080")), http.StatusOK},
+		{"this machine by its own address and a name", everywhere, from("192.0.2.2:5000", func(r *http.Request) { to("192.0.2.2:8080")(r); host("evil.example")(r) }), http.StatusForbidden},
 		{"own origin", here, origin("http://127.0.0.1:8080"), http.StatusOK},
 		{"other port", here, origin("http://127.0.0.1:3000"), http.StatusForbidden},
 		{"other origin", everywhere, origin("https://evil.example"), http.StatusForbidden},
@@ -255,7 +286,7 @@ func TestReload(t *testing.T) {
 		"failed":         {err: errors.New("address is taken"), code: http.StatusConflict, want: "address is taken"},
 		"stopping":       {err: pipeline.ErrStopping, code: http.StatusServiceUnavailable, want: "stopping"},
 		"GET":            {change: func(r *http.Request) { r.Method = http.MethodGet }, code: http.StatusMethodNotAllowed, want: "only POST"},
-		"T72 far away":   {change: func(r *http.Request) { r.RemoteAddr = "192.0.2.1:5000" }, code: http.StatusForbidden, want: "192.0.2.1"},
+		"T72 far away":   {change: func(r *http.Request) { r.RemoteAddr = "192.0.2.1:5000" }, code: http.StatusUnauthorized, want: "192.0.2.1"},
 		"T72 far host":   {change: func(r *http.Request) { r.Host = "evil.example" }, code: http.StatusForbidden, want: "evil.example"},
 		"T72 far origin": {change: func(r *http.Request) { r.Header.Set("Origin", "http://evil.example") }, code: http.StatusForbidden, want: "evil.example"},
 	} {

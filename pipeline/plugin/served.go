@@ -54,6 +54,7 @@ func (s *served) Describe(context.Context, *pb.DescribeRequest) (*pb.Kind, error
 			ProvidesWriter: s.kind.ProvidesWriter,
 			NeedsReader:    pb.Need(s.kind.NeedsReader),
 			NeedsWriter:    s.kind.NeedsWriter,
+			Apart:          s.kind.Apart,
 		},
 	}
 	if info, ok := debug.ReadBuildInfo(); ok {
@@ -94,6 +95,9 @@ func (s *served) Make(ctx context.Context, req *pb.MakeRequest) (*pb.MakeReply, 
 		if req.Output {
 			env.Output = wire.NewWriter(context.Background(), conn)
 		}
+		if req.Node != "" {
+			env.Nodes = wire.NewNodes(conn, req.Node)
+		}
 	}
 	made, err := s.kind.New(env, settings)
 	if err != nil {
@@ -120,7 +124,7 @@ func (s *served) values(set map[string]*pb.Value) map[string]any {
 	return values
 }
 
-// dial connects to the daemon's Reader and Writer, before its socket is removed.
+// dial connects to the daemon's Reader, Writer and Nodes, before its socket is removed.
 func dial(ctx context.Context, socket string) (*grpc.ClientConn, error) {
 	opts := append(wire.DialOptions(),
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
@@ -205,6 +209,7 @@ func (s *served) Channels(context.Context, *pb.ChannelsRequest) (*pb.ChannelsRep
 		reply.Channels = append(reply.Channels, &pb.Channel{
 			Name: c.Name, Since: c.Since.UnixNano(), Publishing: c.Publishing, Video: c.Video, Audio: c.Audio,
 			Bitrate: c.Bitrate, Readers: int64(c.Readers), WindowSeconds: c.Window, Bytes: int64(c.Bytes),
+			Repeated: c.Repeated, Path: c.Path,
 		})
 	}
 	return reply, nil

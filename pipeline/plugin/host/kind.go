@@ -46,6 +46,7 @@ func newKind(ctx context.Context, b Binary, limits limits, log hclog.Logger) (st
 			ProvidesWriter: d.Ports.GetProvidesWriter(),
 			NeedsReader:    stage.Need(min(max(d.Ports.GetNeedsReader(), 0), pb.Need_NEED_ANY)),
 			NeedsWriter:    d.Ports.GetNeedsWriter(),
+			Apart:          d.Ports.GetApart(),
 		},
 	}
 	if len(d.Settings) > 0 {

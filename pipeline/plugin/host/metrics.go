@@ -113,6 +113,7 @@ func (s *Stage) ListChannels() []broadcast.Channel {
 		list = append(list, broadcast.Channel{
 			Name: c.Name, Since: time.Unix(0, c.Since), Publishing: c.Publishing, Video: c.Video, Audio: c.Audio,
 			Bitrate: c.Bitrate, Readers: int(c.Readers), Window: c.WindowSeconds, Bytes: int(c.Bytes),
+			Repeated: c.Repeated, Path: c.Path,
 		})
 	}
 	return list

@@ -66,8 +66,9 @@ type process struct {
 	end  context.CancelCauseFunc
 	work sync.WaitGroup
 
-	daemon *grpc.Server // the daemon's readers and writer; nil when the stage needs none
-	folder string       // of the sockets
+	daemon *grpc.Server      // the daemon's readers, writer and nodes; nil when the stage needs none
+	nodes  *wire.NodesServer // nil when the daemon is alone
+	folder string            // of the sockets
 }
 
 var (
@@ -177,7 +178,11 @@ func (p *process) make(ctx context.Context, env stage.Env, settings map[string]*
 	for _, in := range env.Inputs {
 		req.Inputs = append(req.Inputs, in.Name)
 	}
-	if req.Output || req.Inputs != nil {
+	if env.Nodes != nil {
+		req.Node = env.Nodes.Self()
+		p.nodes = &wire.NodesServer{Nodes: env.Nodes}
+	}
+	if req.Output || req.Inputs != nil || p.nodes != nil {
 		req.Daemon = filepath.Join(p.folder, "daemon")
 		if err := p.offer(ctx, req.Daemon, env); err != nil {
 			return err
@@ -194,13 +199,13 @@ func (p *process) make(ctx context.Context, env stage.Env, settings map[string]*
 	return os.RemoveAll(p.folder)
 }
 
-// offer serves the readers and the writer of env on a socket.
+// offer serves the readers, the writer and the nodes of env on a socket.
 func (p *process) offer(ctx context.Context, socket string, env stage.Env) error {
 	l, err := (&net.ListenConfig{}).Listen(ctx, "unix", socket)
 	if err != nil {
 		return err
 	}
-	p.daemon = newServer(env)
+	p.daemon = newServer(env, p.nodes)
 	p.work.Go(func() {
 		// It ends by Stop, or the plugin's calls fail and it tells so.
 		_ = p.daemon.Serve(l)
@@ -308,6 +313,9 @@ func (p *process) close(patience time.Duration) {
 	p.run.release(patience)
 	if p.daemon != nil {
 		p.daemon.Stop()
+	}
+	if p.nodes != nil {
+		p.nodes.Close()
 	}
 	// The process is gone, so none of go-plugin's waits is long.
 	p.client.Kill()

@@ -72,6 +72,13 @@ func (s *source) Buffered() int {
 	return s.from.Buffered()
 }
 
+// Path implements media.Routed.
+func (s *source) Path() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.from.Path()
+}
+
 // Skips is how often the source was moved forward, because it was read too slowly
 // or the plugin failed, past Missed frames.
 func (s *source) Skips() int { return s.skips + s.from.Skips() }

@@ -325,8 +325,8 @@ func (s *Stage) Create(ctx context.Context, req media.CreateRequest) (media.Sink
 	return &sink{Sink: made.(*wire.Sink), stage: s, process: r.process}, nil
 }
 
-// newServer serves the readers and the writer that a stage is given.
-func newServer(env stage.Env) *grpc.Server {
+// newServer serves the readers, the writer and the nodes that a stage is given.
+func newServer(env stage.Env, nodes *wire.NodesServer) *grpc.Server {
 	var readers []media.Reader
 	for _, in := range env.Inputs {
 		readers = append(readers, in.Reader)
@@ -336,5 +336,8 @@ func newServer(env stage.Env) *grpc.Server {
 		Readers: func() []media.Reader { return readers },
 		Writer:  func() media.Writer { return env.Output },
 	}).Register(g)
+	if nodes != nil {
+		nodes.Register(g)
+	}
 	return g
 }

@@ -192,7 +192,7 @@ func (x Error_Is) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Error_Is.Descriptor instead.
 func (Error_Is) EnumDescriptor() ([]byte, []int) {
-	return file_stage_proto_rawDescGZIP(), []int{35, 0}
+	return file_stage_proto_rawDescGZIP(), []int{43, 0}
 }
 
 type DescribeRequest struct {
@@ -392,8 +392,12 @@ type Ports struct {
 	ProvidesWriter bool                   `protobuf:"varint,2,opt,name=provides_writer,json=providesWriter,proto3" json:"provides_writer,omitempty"`
 	NeedsReader    Need                   `protobuf:"varint,3,opt,name=needs_reader,json=needsReader,proto3,enum=mediad.plugin.v1.Need" json:"needs_reader,omitempty"` // how many readers may feed it
 	NeedsWriter    bool                   `protobuf:"varint,4,opt,name=needs_writer,json=needsWriter,proto3" json:"needs_writer,omitempty"`                            // it writes into the stage that follows
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// What the stage provides does not come from what it needs: it serves the one to
+	// other nodes and gets the other from them. So a stage that reads from it may also
+	// feed it.
+	Apart         bool `protobuf:"varint,5,opt,name=apart,proto3" json:"apart,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Ports) Reset() {
@@ -454,6 +458,13 @@ func (x *Ports) GetNeedsWriter() bool {
 	return false
 }
 
+func (x *Ports) GetApart() bool {
+	if x != nil {
+		return x.Apart
+	}
+	return false
+}
+
 type MakeRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"` // "pipeline/stage"
@@ -464,10 +475,11 @@ type MakeRequest struct {
 	// daemon, input is an index into this list.
 	Inputs []string `protobuf:"bytes,4,rep,name=inputs,proto3" json:"inputs,omitempty"`
 	Output bool     `protobuf:"varint,5,opt,name=output,proto3" json:"output,omitempty"` // there is a Writer on the daemon
-	// The unix socket on which the daemon serves Reader and Writer, empty when the
-	// stage has neither inputs nor output. It must be connected to before Make is
-	// answered: the daemon removes the file then.
+	// The unix socket on which the daemon serves Reader, Writer and Nodes, empty when
+	// there are neither inputs nor output nor a node. It must be connected to before
+	// Make is answered: the daemon removes the file then.
 	Daemon        string `protobuf:"bytes,6,opt,name=daemon,proto3" json:"daemon,omitempty"`
+	Node          string `protobuf:"bytes,7,opt,name=node,proto3" json:"node,omitempty"` // the name of this node in its cluster, empty when it is in none
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -540,6 +552,13 @@ func (x *MakeRequest) GetOutput() bool {
 func (x *MakeRequest) GetDaemon() string {
 	if x != nil {
 		return x.Daemon
+	}
+	return ""
+}
+
+func (x *MakeRequest) GetNode() string {
+	if x != nil {
+		return x.Node
 	}
 	return ""
 }
@@ -933,16 +952,20 @@ func (x *ChannelsReply) GetChannels() []*Channel {
 }
 
 type Channel struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	Since         int64                  `protobuf:"varint,2,opt,name=since,proto3" json:"since,omitempty"`           // nanoseconds since 1970
-	Publishing    bool                   `protobuf:"varint,3,opt,name=publishing,proto3" json:"publishing,omitempty"` // false while the publisher is away and may come back
-	Video         string                 `protobuf:"bytes,4,opt,name=video,proto3" json:"video,omitempty"`            // codecs, as ffprobe names them
-	Audio         string                 `protobuf:"bytes,5,opt,name=audio,proto3" json:"audio,omitempty"`
-	Bitrate       int64                  `protobuf:"varint,6,opt,name=bitrate,proto3" json:"bitrate,omitempty"` // bits a second
-	Readers       int64                  `protobuf:"varint,7,opt,name=readers,proto3" json:"readers,omitempty"`
-	WindowSeconds float64                `protobuf:"fixed64,8,opt,name=window_seconds,json=windowSeconds,proto3" json:"window_seconds,omitempty"` // how much of it is kept
-	Bytes         int64                  `protobuf:"varint,9,opt,name=bytes,proto3" json:"bytes,omitempty"`                                       // the memory that takes
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Since int64                  `protobuf:"varint,2,opt,name=since,proto3" json:"since,omitempty"` // nanoseconds since 1970
+	// False while the publisher is away and may come back, and of a channel that is
+	// repeated from another node.
+	Publishing    bool     `protobuf:"varint,3,opt,name=publishing,proto3" json:"publishing,omitempty"`
+	Video         string   `protobuf:"bytes,4,opt,name=video,proto3" json:"video,omitempty"` // codecs, as ffprobe names them
+	Audio         string   `protobuf:"bytes,5,opt,name=audio,proto3" json:"audio,omitempty"`
+	Bitrate       int64    `protobuf:"varint,6,opt,name=bitrate,proto3" json:"bitrate,omitempty"` // bits a second
+	Readers       int64    `protobuf:"varint,7,opt,name=readers,proto3" json:"readers,omitempty"`
+	WindowSeconds float64  `protobuf:"fixed64,8,opt,name=window_seconds,json=windowSeconds,proto3" json:"window_seconds,omitempty"` // how much of it is kept
+	Bytes         int64    `protobuf:"varint,9,opt,name=bytes,proto3" json:"bytes,omitempty"`                                       // the memory that takes
+	Repeated      bool     `protobuf:"varint,10,opt,name=repeated,proto3" json:"repeated,omitempty"`                                // from another node
+	Path          []string `protobuf:"bytes,11,rep,name=path,proto3" json:"path,omitempty"`                                         // the nodes that it comes through
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1040,15 +1063,33 @@ func (x *Channel) GetBytes() int64 {
 	return 0
 }
 
+func (x *Channel) GetRepeated() bool {
+	if x != nil {
+		return x.Repeated
+	}
+	return false
+}
+
+func (x *Channel) GetPath() []string {
+	if x != nil {
+		return x.Path
+	}
+	return nil
+}
+
 type OpenRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"` // checked: no "..", no leading slash
 	// Where to start. -1 is the newest join point of live media and the start of
 	// recorded media.
-	From          int64  `protobuf:"zigzag64,2,opt,name=from,proto3" json:"from,omitempty"`
-	LiveOnly      bool   `protobuf:"varint,3,opt,name=live_only,json=liveOnly,proto3" json:"live_only,omitempty"`
-	RecordedOnly  bool   `protobuf:"varint,4,opt,name=recorded_only,json=recordedOnly,proto3" json:"recorded_only,omitempty"`
-	Input         uint32 `protobuf:"varint,5,opt,name=input,proto3" json:"input,omitempty"` // see MakeRequest.inputs; 0 in calls to a plugin
+	From         int64  `protobuf:"zigzag64,2,opt,name=from,proto3" json:"from,omitempty"`
+	LiveOnly     bool   `protobuf:"varint,3,opt,name=live_only,json=liveOnly,proto3" json:"live_only,omitempty"`
+	RecordedOnly bool   `protobuf:"varint,4,opt,name=recorded_only,json=recordedOnly,proto3" json:"recorded_only,omitempty"`
+	Input        uint32 `protobuf:"varint,5,opt,name=input,proto3" json:"input,omitempty"` // see MakeRequest.inputs; 0 in calls to a plugin
+	// The node that asks for its own viewers, empty when this node's own ask. What a
+	// peer asks for is answered with what this node has, and never asked of a third.
+	Peer          string `protobuf:"bytes,6,opt,name=peer,proto3" json:"peer,omitempty"`
+	Redirects     bool   `protobuf:"varint,7,opt,name=redirects,proto3" json:"redirects,omitempty"` // the client can be sent to another node, by an error that is REDIRECT
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1118,6 +1159,20 @@ func (x *OpenRequest) GetInput() uint32 {
 	return 0
 }
 
+func (x *OpenRequest) GetPeer() string {
+	if x != nil {
+		return x.Peer
+	}
+	return ""
+}
+
+func (x *OpenRequest) GetRedirects() bool {
+	if x != nil {
+		return x.Redirects
+	}
+	return false
+}
+
 type OpenReply struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Types that are valid to be assigned to What:
@@ -1125,6 +1180,7 @@ type OpenReply struct {
 	//	*OpenReply_Opened
 	//	*OpenReply_Batch
 	What          isOpenReply_What `protobuf_oneof:"what"`
+	Path          *Path            `protobuf:"bytes,3,opt,name=path,proto3" json:"path,omitempty"` // with opened: of live media that come over several nodes; see Batch.path
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1180,6 +1236,13 @@ func (x *OpenReply) GetBatch() *Batch {
 		if x, ok := x.What.(*OpenReply_Batch); ok {
 			return x.Batch
 		}
+	}
+	return nil
+}
+
+func (x *OpenReply) GetPath() *Path {
+	if x != nil {
+		return x.Path
 	}
 	return nil
 }
@@ -1302,6 +1365,9 @@ type Batch struct {
 	Buffered uint32 `protobuf:"varint,4,opt,name=buffered,proto3" json:"buffered,omitempty"`
 	Skips    uint64 `protobuf:"varint,5,opt,name=skips,proto3" json:"skips,omitempty"`
 	Missed   uint64 `protobuf:"varint,6,opt,name=missed,proto3" json:"missed,omitempty"`
+	// Of live media that come over several nodes: which ones. Left out when it is as it
+	// was told last.
+	Path *Path `protobuf:"bytes,7,opt,name=path,proto3" json:"path,omitempty"`
 	// The bodies of the frames, one behind the other. Last on the wire, as every
 	// protobuf library writes it.
 	Bodies        []byte `protobuf:"bytes,15,opt,name=bodies,proto3" json:"bodies,omitempty"`
@@ -1381,9 +1447,62 @@ func (x *Batch) GetMissed() uint64 {
 	return 0
 }
 
+func (x *Batch) GetPath() *Path {
+	if x != nil {
+		return x.Path
+	}
+	return nil
+}
+
 func (x *Batch) GetBodies() []byte {
 	if x != nil {
 		return x.Bodies
+	}
+	return nil
+}
+
+// Path are the nodes that live media come through, their owner first and the one
+// that sends them last.
+type Path struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Nodes         []string               `protobuf:"bytes,1,rep,name=nodes,proto3" json:"nodes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Path) Reset() {
+	*x = Path{}
+	mi := &file_stage_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Path) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Path) ProtoMessage() {}
+
+func (x *Path) ProtoReflect() protoreflect.Message {
+	mi := &file_stage_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Path.ProtoReflect.Descriptor instead.
+func (*Path) Descriptor() ([]byte, []int) {
+	return file_stage_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *Path) GetNodes() []string {
+	if x != nil {
+		return x.Nodes
 	}
 	return nil
 }
@@ -1399,7 +1518,7 @@ type Header struct {
 
 func (x *Header) Reset() {
 	*x = Header{}
-	mi := &file_stage_proto_msgTypes[20]
+	mi := &file_stage_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1411,7 +1530,7 @@ func (x *Header) String() string {
 func (*Header) ProtoMessage() {}
 
 func (x *Header) ProtoReflect() protoreflect.Message {
-	mi := &file_stage_proto_msgTypes[20]
+	mi := &file_stage_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1424,7 +1543,7 @@ func (x *Header) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Header.ProtoReflect.Descriptor instead.
 func (*Header) Descriptor() ([]byte, []int) {
-	return file_stage_proto_rawDescGZIP(), []int{20}
+	return file_stage_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Header) GetMeta() []byte {
@@ -1458,7 +1577,7 @@ type Format struct {
 
 func (x *Format) Reset() {
 	*x = Format{}
-	mi := &file_stage_proto_msgTypes[21]
+	mi := &file_stage_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1470,7 +1589,7 @@ func (x *Format) String() string {
 func (*Format) ProtoMessage() {}
 
 func (x *Format) ProtoReflect() protoreflect.Message {
-	mi := &file_stage_proto_msgTypes[21]
+	mi := &file_stage_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1483,7 +1602,7 @@ func (x *Format) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Format.ProtoReflect.Descriptor instead.
 func (*Format) Descriptor() ([]byte, []int) {
-	return file_stage_proto_rawDescGZIP(), []int{21}
+	return file_stage_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Format) GetCodec() string {
@@ -1511,7 +1630,7 @@ type Clock struct {
 
 func (x *Clock) Reset() {
 	*x = Clock{}
-	mi := &file_stage_proto_msgTypes[22]
+	mi := &file_stage_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1523,7 +1642,7 @@ func (x *Clock) String() string {
 func (*Clock) ProtoMessage() {}
 
 func (x *Clock) ProtoReflect() protoreflect.Message {
-	mi := &file_stage_proto_msgTypes[22]
+	mi := &file_stage_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1536,7 +1655,7 @@ func (x *Clock) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Clock.ProtoReflect.Descriptor instead.
 func (*Clock) Descriptor() ([]byte, []int) {
-	return file_stage_proto_rawDescGZIP(), []int{22}
+	return file_stage_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Clock) GetAudio() int64 {
@@ -1575,7 +1694,7 @@ type Frame struct {
 
 func (x *Frame) Reset() {
 	*x = Frame{}
-	mi := &file_stage_proto_msgTypes[23]
+	mi := &file_stage_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1587,7 +1706,7 @@ func (x *Frame) String() string {
 func (*Frame) ProtoMessage() {}
 
 func (x *Frame) ProtoReflect() protoreflect.Message {
-	mi := &file_stage_proto_msgTypes[23]
+	mi := &file_stage_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1600,7 +1719,7 @@ func (x *Frame) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Frame.ProtoReflect.Descriptor instead.
 func (*Frame) Descriptor() ([]byte, []int) {
-	return file_stage_proto_rawDescGZIP(), []int{23}
+	return file_stage_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Frame) GetTrack() uint32 {
@@ -1640,16 +1759,19 @@ func (x *Frame) GetSize() uint32 {
 
 type CostReply struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Place         string                 `protobuf:"bytes,1,opt,name=place,proto3" json:"place,omitempty"` // memory, disk, http, live
-	Base          float64                `protobuf:"fixed64,2,opt,name=base,proto3" json:"base,omitempty"` // a byte from own memory 1, from a disk 10, over HTTP 200
-	Load          float64                `protobuf:"fixed64,3,opt,name=load,proto3" json:"load,omitempty"` // of the busiest resource, 0 to 1
+	Place         string                 `protobuf:"bytes,1,opt,name=place,proto3" json:"place,omitempty"`  // memory, disk, http, live
+	Base          float64                `protobuf:"fixed64,2,opt,name=base,proto3" json:"base,omitempty"`  // a byte from own memory 1, from a disk 10, over HTTP 200
+	Load          float64                `protobuf:"fixed64,3,opt,name=load,proto3" json:"load,omitempty"`  // of the busiest resource, 0 to 1
+	Node          string                 `protobuf:"bytes,4,opt,name=node,proto3" json:"node,omitempty"`    // that has the media, empty for this one
+	Rtt           int64                  `protobuf:"varint,5,opt,name=rtt,proto3" json:"rtt,omitempty"`     // the round trip to that node
+	Depth         uint32                 `protobuf:"varint,6,opt,name=depth,proto3" json:"depth,omitempty"` // how many nodes live media pass before that one
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *CostReply) Reset() {
 	*x = CostReply{}
-	mi := &file_stage_proto_msgTypes[24]
+	mi := &file_stage_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1661,7 +1783,7 @@ func (x *CostReply) String() string {
 func (*CostReply) ProtoMessage() {}
 
 func (x *CostReply) ProtoReflect() protoreflect.Message {
-	mi := &file_stage_proto_msgTypes[24]
+	mi := &file_stage_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1674,7 +1796,7 @@ func (x *CostReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CostReply.ProtoReflect.Descriptor instead.
 func (*CostReply) Descriptor() ([]byte, []int) {
-	return file_stage_proto_rawDescGZIP(), []int{24}
+	return file_stage_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *CostReply) GetPlace() string {
@@ -1698,6 +1820,27 @@ func (x *CostReply) GetLoad() float64 {
 	return 0
 }
 
+func (x *CostReply) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *CostReply) GetRtt() int64 {
+	if x != nil {
+		return x.Rtt
+	}
+	return 0
+}
+
+func (x *CostReply) GetDepth() uint32 {
+	if x != nil {
+		return x.Depth
+	}
+	return 0
+}
+
 type ExplainReply struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Candidates    []*Candidate           `protobuf:"bytes,1,rep,name=candidates,proto3" json:"candidates,omitempty"`
@@ -1707,7 +1850,7 @@ type ExplainReply struct {
 
 func (x *ExplainReply) Reset() {
 	*x = ExplainReply{}
-	mi := &file_stage_proto_msgTypes[25]
+	mi := &file_stage_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1719,7 +1862,7 @@ func (x *ExplainReply) String() string {
 func (*ExplainReply) ProtoMessage() {}
 
 func (x *ExplainReply) ProtoReflect() protoreflect.Message {
-	mi := &file_stage_proto_msgTypes[25]
+	mi := &file_stage_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1732,7 +1875,7 @@ func (x *ExplainReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainReply.ProtoReflect.Descriptor instead.
 func (*ExplainReply) Descriptor() ([]byte, []int) {
-	return file_stage_proto_rawDescGZIP(), []int{25}
+	return file_stage_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ExplainReply) GetCandidates() []*Candidate {
@@ -1755,7 +1898,7 @@ type Candidate struct {
 
 func (x *Candidate) Reset() {
 	*x = Candidate{}
-	mi := &file_stage_proto_msgTypes[26]
+	mi := &file_stage_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1767,7 +1910,7 @@ func (x *Candidate) String() string {
 func (*Candidate) ProtoMessage() {}
 
 func (x *Candidate) ProtoReflect() protoreflect.Message {
-	mi := &file_stage_proto_msgTypes[26]
+	mi := &file_stage_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1780,7 +1923,7 @@ func (x *Candidate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Candidate.ProtoReflect.Descriptor instead.
 func (*Candidate) Descriptor() ([]byte, []int) {
-	return file_stage_proto_rawDescGZIP(), []int{26}
+	return file_stage_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Candidate) GetSource() string {
@@ -1827,7 +1970,7 @@ type WatchRequest struct {
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_stage_proto_msgTypes[27]
+	mi := &file_stage_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1839,7 +1982,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_stage_proto_msgTypes[27]
+	mi := &file_stage_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1852,7 +1995,7 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_stage_proto_rawDescGZIP(), []int{27}
+	return file_stage_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *WatchRequest) GetInput() uint32 {
@@ -1871,7 +2014,7 @@ type WatchReply struct {
 
 func (x *WatchReply) Reset() {
 	*x = WatchReply{}
-	mi := &file_stage_proto_msgTypes[28]
+	mi := &file_stage_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1883,7 +2026,7 @@ func (x *WatchReply) String() string {
 func (*WatchReply) ProtoMessage() {}
 
 func (x *WatchReply) ProtoReflect() protoreflect.Message {
-	mi := &file_stage_proto_msgTypes[28]
+	mi := &file_stage_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1896,7 +2039,7 @@ func (x *WatchReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchReply.ProtoReflect.Descriptor instead.
 func (*WatchReply) Descriptor() ([]byte, []int) {
-	return file_stage_proto_rawDescGZIP(), []int{28}
+	return file_stage_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *WatchReply) GetNames() []string {
@@ -1920,7 +2063,7 @@ type CreateRequest struct {
 
 func (x *CreateRequest) Reset() {
 	*x = CreateRequest{}
-	mi := &file_stage_proto_msgTypes[29]
+	mi := &file_stage_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1932,7 +2075,7 @@ func (x *CreateRequest) String() string {
 func (*CreateRequest) ProtoMessage() {}
 
 func (x *CreateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_stage_proto_msgTypes[29]
+	mi := &file_stage_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1945,7 +2088,7 @@ func (x *CreateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateRequest.ProtoReflect.Descriptor instead.
 func (*CreateRequest) Descriptor() ([]byte, []int) {
-	return file_stage_proto_rawDescGZIP(), []int{29}
+	return file_stage_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *CreateRequest) GetWhat() isCreateRequest_What {
@@ -2017,7 +2160,7 @@ type Create struct {
 
 func (x *Create) Reset() {
 	*x = Create{}
-	mi := &file_stage_proto_msgTypes[30]
+	mi := &file_stage_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2029,7 +2172,7 @@ func (x *Create) String() string {
 func (*Create) ProtoMessage() {}
 
 func (x *Create) ProtoReflect() protoreflect.Message {
-	mi := &file_stage_proto_msgTypes[30]
+	mi := &file_stage_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2042,7 +2185,7 @@ func (x *Create) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Create.ProtoReflect.Descriptor instead.
 func (*Create) Descriptor() ([]byte, []int) {
-	return file_stage_proto_rawDescGZIP(), []int{30}
+	return file_stage_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *Create) GetName() string {
@@ -2088,7 +2231,7 @@ type Close struct {
 
 func (x *Close) Reset() {
 	*x = Close{}
-	mi := &file_stage_proto_msgTypes[31]
+	mi := &file_stage_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2100,7 +2243,7 @@ func (x *Close) String() string {
 func (*Close) ProtoMessage() {}
 
 func (x *Close) ProtoReflect() protoreflect.Message {
-	mi := &file_stage_proto_msgTypes[31]
+	mi := &file_stage_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2113,7 +2256,7 @@ func (x *Close) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Close.ProtoReflect.Descriptor instead.
 func (*Close) Descriptor() ([]byte, []int) {
-	return file_stage_proto_rawDescGZIP(), []int{31}
+	return file_stage_proto_rawDescGZIP(), []int{32}
 }
 
 type CreateReply struct {
@@ -2130,7 +2273,7 @@ type CreateReply struct {
 
 func (x *CreateReply) Reset() {
 	*x = CreateReply{}
-	mi := &file_stage_proto_msgTypes[32]
+	mi := &file_stage_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2142,7 +2285,7 @@ func (x *CreateReply) String() string {
 func (*CreateReply) ProtoMessage() {}
 
 func (x *CreateReply) ProtoReflect() protoreflect.Message {
-	mi := &file_stage_proto_msgTypes[32]
+	mi := &file_stage_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2155,7 +2298,7 @@ func (x *CreateReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateReply.ProtoReflect.Descriptor instead.
 func (*CreateReply) Descriptor() ([]byte, []int) {
-	return file_stage_proto_rawDescGZIP(), []int{32}
+	return file_stage_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *CreateReply) GetWhat() isCreateReply_What {
@@ -2224,7 +2367,7 @@ type Created struct {
 
 func (x *Created) Reset() {
 	*x = Created{}
-	mi := &file_stage_proto_msgTypes[33]
+	mi := &file_stage_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2236,7 +2379,7 @@ func (x *Created) String() string {
 func (*Created) ProtoMessage() {}
 
 func (x *Created) ProtoReflect() protoreflect.Message {
-	mi := &file_stage_proto_msgTypes[33]
+	mi := &file_stage_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2249,7 +2392,7 @@ func (x *Created) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Created.ProtoReflect.Descriptor instead.
 func (*Created) Descriptor() ([]byte, []int) {
-	return file_stage_proto_rawDescGZIP(), []int{33}
+	return file_stage_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *Created) GetResume() int64 {
@@ -2267,7 +2410,7 @@ type Written struct {
 
 func (x *Written) Reset() {
 	*x = Written{}
-	mi := &file_stage_proto_msgTypes[34]
+	mi := &file_stage_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2279,7 +2422,7 @@ func (x *Written) String() string {
 func (*Written) ProtoMessage() {}
 
 func (x *Written) ProtoReflect() protoreflect.Message {
-	mi := &file_stage_proto_msgTypes[34]
+	mi := &file_stage_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2292,7 +2435,332 @@ func (x *Written) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Written.ProtoReflect.Descriptor instead.
 func (*Written) Descriptor() ([]byte, []int) {
-	return file_stage_proto_rawDescGZIP(), []int{34}
+	return file_stage_proto_rawDescGZIP(), []int{35}
+}
+
+type LoadRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LoadRequest) Reset() {
+	*x = LoadRequest{}
+	mi := &file_stage_proto_msgTypes[36]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LoadRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LoadRequest) ProtoMessage() {}
+
+func (x *LoadRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_stage_proto_msgTypes[36]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LoadRequest.ProtoReflect.Descriptor instead.
+func (*LoadRequest) Descriptor() ([]byte, []int) {
+	return file_stage_proto_rawDescGZIP(), []int{36}
+}
+
+type LoadReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Load          float64                `protobuf:"fixed64,1,opt,name=load,proto3" json:"load,omitempty"` // of the busiest resource, 0 to 1
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LoadReply) Reset() {
+	*x = LoadReply{}
+	mi := &file_stage_proto_msgTypes[37]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LoadReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LoadReply) ProtoMessage() {}
+
+func (x *LoadReply) ProtoReflect() protoreflect.Message {
+	mi := &file_stage_proto_msgTypes[37]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LoadReply.ProtoReflect.Descriptor instead.
+func (*LoadReply) Descriptor() ([]byte, []int) {
+	return file_stage_proto_rawDescGZIP(), []int{37}
+}
+
+func (x *LoadReply) GetLoad() float64 {
+	if x != nil {
+		return x.Load
+	}
+	return 0
+}
+
+type PeersRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Live          bool                   `protobuf:"varint,2,opt,name=live,proto3" json:"live,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PeersRequest) Reset() {
+	*x = PeersRequest{}
+	mi := &file_stage_proto_msgTypes[38]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PeersRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PeersRequest) ProtoMessage() {}
+
+func (x *PeersRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_stage_proto_msgTypes[38]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PeersRequest.ProtoReflect.Descriptor instead.
+func (*PeersRequest) Descriptor() ([]byte, []int) {
+	return file_stage_proto_rawDescGZIP(), []int{38}
+}
+
+func (x *PeersRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *PeersRequest) GetLive() bool {
+	if x != nil {
+		return x.Live
+	}
+	return false
+}
+
+type PeersReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Peers         []*Peer                `protobuf:"bytes,1,rep,name=peers,proto3" json:"peers,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PeersReply) Reset() {
+	*x = PeersReply{}
+	mi := &file_stage_proto_msgTypes[39]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PeersReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PeersReply) ProtoMessage() {}
+
+func (x *PeersReply) ProtoReflect() protoreflect.Message {
+	mi := &file_stage_proto_msgTypes[39]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PeersReply.ProtoReflect.Descriptor instead.
+func (*PeersReply) Descriptor() ([]byte, []int) {
+	return file_stage_proto_rawDescGZIP(), []int{39}
+}
+
+func (x *PeersReply) GetPeers() []*Peer {
+	if x != nil {
+		return x.Peers
+	}
+	return nil
+}
+
+// Peer is another node that media can be opened from.
+type Peer struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Address       string                 `protobuf:"bytes,2,opt,name=address,proto3" json:"address,omitempty"` // host:port of its repeater
+	Load          float64                `protobuf:"fixed64,3,opt,name=load,proto3" json:"load,omitempty"`     // as it was told last
+	Path          []string               `protobuf:"bytes,4,rep,name=path,proto3" json:"path,omitempty"`       // of a live channel on its way to the peer, which is the last
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Peer) Reset() {
+	*x = Peer{}
+	mi := &file_stage_proto_msgTypes[40]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Peer) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Peer) ProtoMessage() {}
+
+func (x *Peer) ProtoReflect() protoreflect.Message {
+	mi := &file_stage_proto_msgTypes[40]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Peer.ProtoReflect.Descriptor instead.
+func (*Peer) Descriptor() ([]byte, []int) {
+	return file_stage_proto_rawDescGZIP(), []int{40}
+}
+
+func (x *Peer) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Peer) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+func (x *Peer) GetLoad() float64 {
+	if x != nil {
+		return x.Load
+	}
+	return 0
+}
+
+func (x *Peer) GetPath() []string {
+	if x != nil {
+		return x.Path
+	}
+	return nil
+}
+
+type ServesRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Address       string                 `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"` // host:port, empty when it does no more
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ServesRequest) Reset() {
+	*x = ServesRequest{}
+	mi := &file_stage_proto_msgTypes[41]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ServesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ServesRequest) ProtoMessage() {}
+
+func (x *ServesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_stage_proto_msgTypes[41]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ServesRequest.ProtoReflect.Descriptor instead.
+func (*ServesRequest) Descriptor() ([]byte, []int) {
+	return file_stage_proto_rawDescGZIP(), []int{41}
+}
+
+func (x *ServesRequest) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+type ServesReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ServesReply) Reset() {
+	*x = ServesReply{}
+	mi := &file_stage_proto_msgTypes[42]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ServesReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ServesReply) ProtoMessage() {}
+
+func (x *ServesReply) ProtoReflect() protoreflect.Message {
+	mi := &file_stage_proto_msgTypes[42]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ServesReply.ProtoReflect.Descriptor instead.
+func (*ServesReply) Descriptor() ([]byte, []int) {
+	return file_stage_proto_rawDescGZIP(), []int{42}
 }
 
 // Error says what is wrong more exactly than a status code can.
@@ -2308,7 +2776,7 @@ type Error struct {
 
 func (x *Error) Reset() {
 	*x = Error{}
-	mi := &file_stage_proto_msgTypes[35]
+	mi := &file_stage_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2320,7 +2788,7 @@ func (x *Error) String() string {
 func (*Error) ProtoMessage() {}
 
 func (x *Error) ProtoReflect() protoreflect.Message {
-	mi := &file_stage_proto_msgTypes[35]
+	mi := &file_stage_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2333,7 +2801,7 @@ func (x *Error) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Error.ProtoReflect.Descriptor instead.
 func (*Error) Descriptor() ([]byte, []int) {
-	return file_stage_proto_rawDescGZIP(), []int{35}
+	return file_stage_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *Error) GetIs() Error_Is {
@@ -2381,19 +2849,21 @@ const file_stage_proto_rawDesc = "" +
 	"\x04type\x18\x02 \x01(\tR\x04type\x12\x18\n" +
 	"\adefault\x18\x03 \x01(\tR\adefault\x12\x10\n" +
 	"\x03doc\x18\x04 \x01(\tR\x03doc\x12\x1a\n" +
-	"\brequired\x18\x05 \x01(\bR\brequired\"\xb7\x01\n" +
+	"\brequired\x18\x05 \x01(\bR\brequired\"\xcd\x01\n" +
 	"\x05Ports\x12'\n" +
 	"\x0fprovides_reader\x18\x01 \x01(\bR\x0eprovidesReader\x12'\n" +
 	"\x0fprovides_writer\x18\x02 \x01(\bR\x0eprovidesWriter\x129\n" +
 	"\fneeds_reader\x18\x03 \x01(\x0e2\x16.mediad.plugin.v1.NeedR\vneedsReader\x12!\n" +
-	"\fneeds_writer\x18\x04 \x01(\bR\vneedsWriter\"\x9e\x02\n" +
+	"\fneeds_writer\x18\x04 \x01(\bR\vneedsWriter\x12\x14\n" +
+	"\x05apart\x18\x05 \x01(\bR\x05apart\"\xb2\x02\n" +
 	"\vMakeRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12G\n" +
 	"\bsettings\x18\x02 \x03(\v2+.mediad.plugin.v1.MakeRequest.SettingsEntryR\bsettings\x12\x14\n" +
 	"\x05drain\x18\x03 \x01(\x03R\x05drain\x12\x16\n" +
 	"\x06inputs\x18\x04 \x03(\tR\x06inputs\x12\x16\n" +
 	"\x06output\x18\x05 \x01(\bR\x06output\x12\x16\n" +
-	"\x06daemon\x18\x06 \x01(\tR\x06daemon\x1aT\n" +
+	"\x06daemon\x18\x06 \x01(\tR\x06daemon\x12\x12\n" +
+	"\x04node\x18\a \x01(\tR\x04node\x1aT\n" +
 	"\rSettingsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12-\n" +
 	"\x05value\x18\x02 \x01(\v2\x17.mediad.plugin.v1.ValueR\x05value:\x028\x01\"\x1b\n" +
@@ -2410,7 +2880,7 @@ const file_stage_proto_rawDesc = "" +
 	"\bfamilies\x18\x01 \x03(\fR\bfamilies\"\x11\n" +
 	"\x0fChannelsRequest\"F\n" +
 	"\rChannelsReply\x125\n" +
-	"\bchannels\x18\x01 \x03(\v2\x19.mediad.plugin.v1.ChannelR\bchannels\"\xf0\x01\n" +
+	"\bchannels\x18\x01 \x03(\v2\x19.mediad.plugin.v1.ChannelR\bchannels\"\xa0\x02\n" +
 	"\aChannel\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05since\x18\x02 \x01(\x03R\x05since\x12\x1e\n" +
@@ -2422,16 +2892,22 @@ const file_stage_proto_rawDesc = "" +
 	"\abitrate\x18\x06 \x01(\x03R\abitrate\x12\x18\n" +
 	"\areaders\x18\a \x01(\x03R\areaders\x12%\n" +
 	"\x0ewindow_seconds\x18\b \x01(\x01R\rwindowSeconds\x12\x14\n" +
-	"\x05bytes\x18\t \x01(\x03R\x05bytes\"\x8d\x01\n" +
+	"\x05bytes\x18\t \x01(\x03R\x05bytes\x12\x1a\n" +
+	"\brepeated\x18\n" +
+	" \x01(\bR\brepeated\x12\x12\n" +
+	"\x04path\x18\v \x03(\tR\x04path\"\xbf\x01\n" +
 	"\vOpenRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04from\x18\x02 \x01(\x12R\x04from\x12\x1b\n" +
 	"\tlive_only\x18\x03 \x01(\bR\bliveOnly\x12#\n" +
 	"\rrecorded_only\x18\x04 \x01(\bR\frecordedOnly\x12\x14\n" +
-	"\x05input\x18\x05 \x01(\rR\x05input\"v\n" +
+	"\x05input\x18\x05 \x01(\rR\x05input\x12\x12\n" +
+	"\x04peer\x18\x06 \x01(\tR\x04peer\x12\x1c\n" +
+	"\tredirects\x18\a \x01(\bR\tredirects\"\xa2\x01\n" +
 	"\tOpenReply\x120\n" +
 	"\x06opened\x18\x01 \x01(\v2\x16.mediad.plugin.v1.InfoH\x00R\x06opened\x12/\n" +
-	"\x05batch\x18\x02 \x01(\v2\x17.mediad.plugin.v1.BatchH\x00R\x05batchB\x06\n" +
+	"\x05batch\x18\x02 \x01(\v2\x17.mediad.plugin.v1.BatchH\x00R\x05batch\x12*\n" +
+	"\x04path\x18\x03 \x01(\v2\x16.mediad.plugin.v1.PathR\x04pathB\x06\n" +
 	"\x04what\"\x8e\x01\n" +
 	"\x04Info\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
@@ -2439,15 +2915,18 @@ const file_stage_proto_rawDesc = "" +
 	"\aversion\x18\x03 \x01(\tR\aversion\x12\x14\n" +
 	"\x05start\x18\x04 \x01(\x12R\x05start\x12\x1a\n" +
 	"\bduration\x18\x05 \x01(\x12R\bduration\x12\x12\n" +
-	"\x04size\x18\x06 \x01(\x03R\x04size\"\xf9\x01\n" +
+	"\x04size\x18\x06 \x01(\x03R\x04size\"\xa5\x02\n" +
 	"\x05Batch\x120\n" +
 	"\x06header\x18\x01 \x01(\v2\x18.mediad.plugin.v1.HeaderR\x06header\x12+\n" +
 	"\x04prev\x18\x02 \x01(\v2\x17.mediad.plugin.v1.ClockR\x04prev\x12/\n" +
 	"\x06frames\x18\x03 \x03(\v2\x17.mediad.plugin.v1.FrameR\x06frames\x12\x1a\n" +
 	"\bbuffered\x18\x04 \x01(\rR\bbuffered\x12\x14\n" +
 	"\x05skips\x18\x05 \x01(\x04R\x05skips\x12\x16\n" +
-	"\x06missed\x18\x06 \x01(\x04R\x06missed\x12\x16\n" +
-	"\x06bodies\x18\x0f \x01(\fR\x06bodies\"|\n" +
+	"\x06missed\x18\x06 \x01(\x04R\x06missed\x12*\n" +
+	"\x04path\x18\a \x01(\v2\x16.mediad.plugin.v1.PathR\x04path\x12\x16\n" +
+	"\x06bodies\x18\x0f \x01(\fR\x06bodies\"\x1c\n" +
+	"\x04Path\x12\x14\n" +
+	"\x05nodes\x18\x01 \x03(\tR\x05nodes\"|\n" +
 	"\x06Header\x12\x12\n" +
 	"\x04meta\x18\x01 \x01(\fR\x04meta\x12.\n" +
 	"\x05video\x18\x02 \x01(\v2\x18.mediad.plugin.v1.FormatR\x05video\x12.\n" +
@@ -2467,11 +2946,14 @@ const file_stage_proto_rawDesc = "" +
 	"\x03key\x18\x02 \x01(\bR\x03key\x12\x10\n" +
 	"\x03dts\x18\x03 \x01(\x12R\x03dts\x12\x10\n" +
 	"\x03pts\x18\x04 \x01(\x12R\x03pts\x12\x12\n" +
-	"\x04size\x18\x05 \x01(\rR\x04size\"I\n" +
+	"\x04size\x18\x05 \x01(\rR\x04size\"\x85\x01\n" +
 	"\tCostReply\x12\x14\n" +
 	"\x05place\x18\x01 \x01(\tR\x05place\x12\x12\n" +
 	"\x04base\x18\x02 \x01(\x01R\x04base\x12\x12\n" +
-	"\x04load\x18\x03 \x01(\x01R\x04load\"K\n" +
+	"\x04load\x18\x03 \x01(\x01R\x04load\x12\x12\n" +
+	"\x04node\x18\x04 \x01(\tR\x04node\x12\x10\n" +
+	"\x03rtt\x18\x05 \x01(\x03R\x03rtt\x12\x14\n" +
+	"\x05depth\x18\x06 \x01(\rR\x05depth\"K\n" +
 	"\fExplainReply\x12;\n" +
 	"\n" +
 	"candidates\x18\x01 \x03(\v2\x1b.mediad.plugin.v1.CandidateR\n" +
@@ -2507,7 +2989,24 @@ const file_stage_proto_rawDesc = "" +
 	"\aCreated\x12\x1b\n" +
 	"\x06resume\x18\x01 \x01(\x12H\x00R\x06resume\x88\x01\x01B\t\n" +
 	"\a_resume\"\t\n" +
-	"\aWritten\"\x9b\x02\n" +
+	"\aWritten\"\r\n" +
+	"\vLoadRequest\"\x1f\n" +
+	"\tLoadReply\x12\x12\n" +
+	"\x04load\x18\x01 \x01(\x01R\x04load\"6\n" +
+	"\fPeersRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
+	"\x04live\x18\x02 \x01(\bR\x04live\":\n" +
+	"\n" +
+	"PeersReply\x12,\n" +
+	"\x05peers\x18\x01 \x03(\v2\x16.mediad.plugin.v1.PeerR\x05peers\"\\\n" +
+	"\x04Peer\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
+	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x12\n" +
+	"\x04load\x18\x03 \x01(\x01R\x04load\x12\x12\n" +
+	"\x04path\x18\x04 \x03(\tR\x04path\")\n" +
+	"\rServesRequest\x12\x18\n" +
+	"\aaddress\x18\x01 \x01(\tR\aaddress\"\r\n" +
+	"\vServesReply\"\x9b\x02\n" +
 	"\x05Error\x12*\n" +
 	"\x02is\x18\x01 \x01(\x0e2\x1a.mediad.plugin.v1.Error.IsR\x02is\x12\x12\n" +
 	"\x04text\x18\x02 \x01(\tR\x04text\x12\x10\n" +
@@ -2548,7 +3047,11 @@ const file_stage_proto_rawDesc = "" +
 	"\aExplain\x12\x1d.mediad.plugin.v1.OpenRequest\x1a\x1e.mediad.plugin.v1.ExplainReply\x12G\n" +
 	"\x05Watch\x12\x1e.mediad.plugin.v1.WatchRequest\x1a\x1c.mediad.plugin.v1.WatchReply0\x012V\n" +
 	"\x06Writer\x12L\n" +
-	"\x06Create\x12\x1f.mediad.plugin.v1.CreateRequest\x1a\x1d.mediad.plugin.v1.CreateReply(\x010\x01B0Z.github.com/mediad/mediad/pipeline/plugin/protob\x06proto3"
+	"\x06Create\x12\x1f.mediad.plugin.v1.CreateRequest\x1a\x1d.mediad.plugin.v1.CreateReply(\x010\x012\xdc\x01\n" +
+	"\x05Nodes\x12B\n" +
+	"\x04Load\x12\x1d.mediad.plugin.v1.LoadRequest\x1a\x1b.mediad.plugin.v1.LoadReply\x12E\n" +
+	"\x05Peers\x12\x1e.mediad.plugin.v1.PeersRequest\x1a\x1c.mediad.plugin.v1.PeersReply\x12H\n" +
+	"\x06Serves\x12\x1f.mediad.plugin.v1.ServesRequest\x1a\x1d.mediad.plugin.v1.ServesReplyB0Z.github.com/mediad/mediad/pipeline/plugin/protob\x06proto3"
 
 var (
 	file_stage_proto_rawDescOnce sync.Once
@@ -2563,7 +3066,7 @@ func file_stage_proto_rawDescGZIP() []byte {
 }
 
 var file_stage_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_stage_proto_msgTypes = make([]protoimpl.MessageInfo, 37)
+var file_stage_proto_msgTypes = make([]protoimpl.MessageInfo, 45)
 var file_stage_proto_goTypes = []any{
 	(Need)(0),               // 0: mediad.plugin.v1.Need
 	(Error_Is)(0),           // 1: mediad.plugin.v1.Error.Is
@@ -2587,75 +3090,92 @@ var file_stage_proto_goTypes = []any{
 	(*OpenReply)(nil),       // 19: mediad.plugin.v1.OpenReply
 	(*Info)(nil),            // 20: mediad.plugin.v1.Info
 	(*Batch)(nil),           // 21: mediad.plugin.v1.Batch
-	(*Header)(nil),          // 22: mediad.plugin.v1.Header
-	(*Format)(nil),          // 23: mediad.plugin.v1.Format
-	(*Clock)(nil),           // 24: mediad.plugin.v1.Clock
-	(*Frame)(nil),           // 25: mediad.plugin.v1.Frame
-	(*CostReply)(nil),       // 26: mediad.plugin.v1.CostReply
-	(*ExplainReply)(nil),    // 27: mediad.plugin.v1.ExplainReply
-	(*Candidate)(nil),       // 28: mediad.plugin.v1.Candidate
-	(*WatchRequest)(nil),    // 29: mediad.plugin.v1.WatchRequest
-	(*WatchReply)(nil),      // 30: mediad.plugin.v1.WatchReply
-	(*CreateRequest)(nil),   // 31: mediad.plugin.v1.CreateRequest
-	(*Create)(nil),          // 32: mediad.plugin.v1.Create
-	(*Close)(nil),           // 33: mediad.plugin.v1.Close
-	(*CreateReply)(nil),     // 34: mediad.plugin.v1.CreateReply
-	(*Created)(nil),         // 35: mediad.plugin.v1.Created
-	(*Written)(nil),         // 36: mediad.plugin.v1.Written
-	(*Error)(nil),           // 37: mediad.plugin.v1.Error
-	nil,                     // 38: mediad.plugin.v1.MakeRequest.SettingsEntry
+	(*Path)(nil),            // 22: mediad.plugin.v1.Path
+	(*Header)(nil),          // 23: mediad.plugin.v1.Header
+	(*Format)(nil),          // 24: mediad.plugin.v1.Format
+	(*Clock)(nil),           // 25: mediad.plugin.v1.Clock
+	(*Frame)(nil),           // 26: mediad.plugin.v1.Frame
+	(*CostReply)(nil),       // 27: mediad.plugin.v1.CostReply
+	(*ExplainReply)(nil),    // 28: mediad.plugin.v1.ExplainReply
+	(*Candidate)(nil),       // 29: mediad.plugin.v1.Candidate
+	(*WatchRequest)(nil),    // 30: mediad.plugin.v1.WatchRequest
+	(*WatchReply)(nil),      // 31: mediad.plugin.v1.WatchReply
+	(*CreateRequest)(nil),   // 32: mediad.plugin.v1.CreateRequest
+	(*Create)(nil),          // 33: mediad.plugin.v1.Create
+	(*Close)(nil),           // 34: mediad.plugin.v1.Close
+	(*CreateReply)(nil),     // 35: mediad.plugin.v1.CreateReply
+	(*Created)(nil),         // 36: mediad.plugin.v1.Created
+	(*Written)(nil),         // 37: mediad.plugin.v1.Written
+	(*LoadRequest)(nil),     // 38: mediad.plugin.v1.LoadRequest
+	(*LoadReply)(nil),       // 39: mediad.plugin.v1.LoadReply
+	(*PeersRequest)(nil),    // 40: mediad.plugin.v1.PeersRequest
+	(*PeersReply)(nil),      // 41: mediad.plugin.v1.PeersReply
+	(*Peer)(nil),            // 42: mediad.plugin.v1.Peer
+	(*ServesRequest)(nil),   // 43: mediad.plugin.v1.ServesRequest
+	(*ServesReply)(nil),     // 44: mediad.plugin.v1.ServesReply
+	(*Error)(nil),           // 45: mediad.plugin.v1.Error
+	nil,                     // 46: mediad.plugin.v1.MakeRequest.SettingsEntry
 }
 var file_stage_proto_depIdxs = []int32{
 	4,  // 0: mediad.plugin.v1.Kind.settings:type_name -> mediad.plugin.v1.Setting
 	5,  // 1: mediad.plugin.v1.Kind.ports:type_name -> mediad.plugin.v1.Ports
 	0,  // 2: mediad.plugin.v1.Ports.needs_reader:type_name -> mediad.plugin.v1.Need
-	38, // 3: mediad.plugin.v1.MakeRequest.settings:type_name -> mediad.plugin.v1.MakeRequest.SettingsEntry
+	46, // 3: mediad.plugin.v1.MakeRequest.settings:type_name -> mediad.plugin.v1.MakeRequest.SettingsEntry
 	17, // 4: mediad.plugin.v1.ChannelsReply.channels:type_name -> mediad.plugin.v1.Channel
 	20, // 5: mediad.plugin.v1.OpenReply.opened:type_name -> mediad.plugin.v1.Info
 	21, // 6: mediad.plugin.v1.OpenReply.batch:type_name -> mediad.plugin.v1.Batch
-	22, // 7: mediad.plugin.v1.Batch.header:type_name -> mediad.plugin.v1.Header
-	24, // 8: mediad.plugin.v1.Batch.prev:type_name -> mediad.plugin.v1.Clock
-	25, // 9: mediad.plugin.v1.Batch.frames:type_name -> mediad.plugin.v1.Frame
-	23, // 10: mediad.plugin.v1.Header.video:type_name -> mediad.plugin.v1.Format
-	23, // 11: mediad.plugin.v1.Header.audio:type_name -> mediad.plugin.v1.Format
-	28, // 12: mediad.plugin.v1.ExplainReply.candidates:type_name -> mediad.plugin.v1.Candidate
-	26, // 13: mediad.plugin.v1.Candidate.cost:type_name -> mediad.plugin.v1.CostReply
-	32, // 14: mediad.plugin.v1.CreateRequest.create:type_name -> mediad.plugin.v1.Create
-	21, // 15: mediad.plugin.v1.CreateRequest.batch:type_name -> mediad.plugin.v1.Batch
-	33, // 16: mediad.plugin.v1.CreateRequest.close:type_name -> mediad.plugin.v1.Close
-	20, // 17: mediad.plugin.v1.Create.info:type_name -> mediad.plugin.v1.Info
-	35, // 18: mediad.plugin.v1.CreateReply.created:type_name -> mediad.plugin.v1.Created
-	36, // 19: mediad.plugin.v1.CreateReply.written:type_name -> mediad.plugin.v1.Written
-	37, // 20: mediad.plugin.v1.CreateReply.lost:type_name -> mediad.plugin.v1.Error
-	1,  // 21: mediad.plugin.v1.Error.is:type_name -> mediad.plugin.v1.Error.Is
-	7,  // 22: mediad.plugin.v1.MakeRequest.SettingsEntry.value:type_name -> mediad.plugin.v1.Value
-	2,  // 23: mediad.plugin.v1.Stage.Describe:input_type -> mediad.plugin.v1.DescribeRequest
-	6,  // 24: mediad.plugin.v1.Stage.Make:input_type -> mediad.plugin.v1.MakeRequest
-	9,  // 25: mediad.plugin.v1.Stage.Serve:input_type -> mediad.plugin.v1.ServeRequest
-	11, // 26: mediad.plugin.v1.Stage.Stop:input_type -> mediad.plugin.v1.StopRequest
-	13, // 27: mediad.plugin.v1.Stage.Metrics:input_type -> mediad.plugin.v1.MetricsRequest
-	15, // 28: mediad.plugin.v1.Stage.Channels:input_type -> mediad.plugin.v1.ChannelsRequest
-	18, // 29: mediad.plugin.v1.Reader.Open:input_type -> mediad.plugin.v1.OpenRequest
-	18, // 30: mediad.plugin.v1.Reader.Cost:input_type -> mediad.plugin.v1.OpenRequest
-	18, // 31: mediad.plugin.v1.Reader.Explain:input_type -> mediad.plugin.v1.OpenRequest
-	29, // 32: mediad.plugin.v1.Reader.Watch:input_type -> mediad.plugin.v1.WatchRequest
-	31, // 33: mediad.plugin.v1.Writer.Create:input_type -> mediad.plugin.v1.CreateRequest
-	3,  // 34: mediad.plugin.v1.Stage.Describe:output_type -> mediad.plugin.v1.Kind
-	8,  // 35: mediad.plugin.v1.Stage.Make:output_type -> mediad.plugin.v1.MakeReply
-	10, // 36: mediad.plugin.v1.Stage.Serve:output_type -> mediad.plugin.v1.ServeReply
-	12, // 37: mediad.plugin.v1.Stage.Stop:output_type -> mediad.plugin.v1.StopReply
-	14, // 38: mediad.plugin.v1.Stage.Metrics:output_type -> mediad.plugin.v1.MetricsReply
-	16, // 39: mediad.plugin.v1.Stage.Channels:output_type -> mediad.plugin.v1.ChannelsReply
-	19, // 40: mediad.plugin.v1.Reader.Open:output_type -> mediad.plugin.v1.OpenReply
-	26, // 41: mediad.plugin.v1.Reader.Cost:output_type -> mediad.plugin.v1.CostReply
-	27, // 42: mediad.plugin.v1.Reader.Explain:output_type -> mediad.plugin.v1.ExplainReply
-	30, // 43: mediad.plugin.v1.Reader.Watch:output_type -> mediad.plugin.v1.WatchReply
-	34, // 44: mediad.plugin.v1.Writer.Create:output_type -> mediad.plugin.v1.CreateReply
-	34, // [34:45] is the sub-list for method output_type
-	23, // [23:34] is the sub-list for method input_type
-	23, // [23:23] is the sub-list for extension type_name
-	23, // [23:23] is the sub-list for extension extendee
-	0,  // [0:23] is the sub-list for field type_name
+	22, // 7: mediad.plugin.v1.OpenReply.path:type_name -> mediad.plugin.v1.Path
+	23, // 8: mediad.plugin.v1.Batch.header:type_name -> mediad.plugin.v1.Header
+	25, // 9: mediad.plugin.v1.Batch.prev:type_name -> mediad.plugin.v1.Clock
+	26, // 10: mediad.plugin.v1.Batch.frames:type_name -> mediad.plugin.v1.Frame
+	22, // 11: mediad.plugin.v1.Batch.path:type_name -> mediad.plugin.v1.Path
+	24, // 12: mediad.plugin.v1.Header.video:type_name -> mediad.plugin.v1.Format
+	24, // 13: mediad.plugin.v1.Header.audio:type_name -> mediad.plugin.v1.Format
+	29, // 14: mediad.plugin.v1.ExplainReply.candidates:type_name -> mediad.plugin.v1.Candidate
+	27, // 15: mediad.plugin.v1.Candidate.cost:type_name -> mediad.plugin.v1.CostReply
+	33, // 16: mediad.plugin.v1.CreateRequest.create:type_name -> mediad.plugin.v1.Create
+	21, // 17: mediad.plugin.v1.CreateRequest.batch:type_name -> mediad.plugin.v1.Batch
+	34, // 18: mediad.plugin.v1.CreateRequest.close:type_name -> mediad.plugin.v1.Close
+	20, // 19: mediad.plugin.v1.Create.info:type_name -> mediad.plugin.v1.Info
+	36, // 20: mediad.plugin.v1.CreateReply.created:type_name -> mediad.plugin.v1.Created
+	37, // 21: mediad.plugin.v1.CreateReply.written:type_name -> mediad.plugin.v1.Written
+	45, // 22: mediad.plugin.v1.CreateReply.lost:type_name -> mediad.plugin.v1.Error
+	42, // 23: mediad.plugin.v1.PeersReply.peers:type_name -> mediad.plugin.v1.Peer
+	1,  // 24: mediad.plugin.v1.Error.is:type_name -> mediad.plugin.v1.Error.Is
+	7,  // 25: mediad.plugin.v1.MakeRequest.SettingsEntry.value:type_name -> mediad.plugin.v1.Value
+	2,  // 26: mediad.plugin.v1.Stage.Describe:input_type -> mediad.plugin.v1.DescribeRequest
+	6,  // 27: mediad.plugin.v1.Stage.Make:input_type -> mediad.plugin.v1.MakeRequest
+	9,  // 28: mediad.plugin.v1.Stage.Serve:input_type -> mediad.plugin.v1.ServeRequest
+	11, // 29: mediad.plugin.v1.Stage.Stop:input_type -> mediad.plugin.v1.StopRequest
+	13, // 30: mediad.plugin.v1.Stage.Metrics:input_type -> mediad.plugin.v1.MetricsRequest
+	15, // 31: mediad.plugin.v1.Stage.Channels:input_type -> mediad.plugin.v1.ChannelsRequest
+	18, // 32: mediad.plugin.v1.Reader.Open:input_type -> mediad.plugin.v1.OpenRequest
+	18, // 33: mediad.plugin.v1.Reader.Cost:input_type -> mediad.plugin.v1.OpenRequest
+	18, // 34: mediad.plugin.v1.Reader.Explain:input_type -> mediad.plugin.v1.OpenRequest
+	30, // 35: mediad.plugin.v1.Reader.Watch:input_type -> mediad.plugin.v1.WatchRequest
+	32, // 36: mediad.plugin.v1.Writer.Create:input_type -> mediad.plugin.v1.CreateRequest
+	38, // 37: mediad.plugin.v1.Nodes.Load:input_type -> mediad.plugin.v1.LoadRequest
+	40, // 38: mediad.plugin.v1.Nodes.Peers:input_type -> mediad.plugin.v1.PeersRequest
+	43, // 39: mediad.plugin.v1.Nodes.Serves:input_type -> mediad.plugin.v1.ServesRequest
+	3,  // 40: mediad.plugin.v1.Stage.Describe:output_type -> mediad.plugin.v1.Kind
+	8,  // 41: mediad.plugin.v1.Stage.Make:output_type -> mediad.plugin.v1.MakeReply
+	10, // 42: mediad.plugin.v1.Stage.Serve:output_type -> mediad.plugin.v1.ServeReply
+	12, // 43: mediad.plugin.v1.Stage.Stop:output_type -> mediad.plugin.v1.StopReply
+	14, // 44: mediad.plugin.v1.Stage.Metrics:output_type -> mediad.plugin.v1.MetricsReply
+	16, // 45: mediad.plugin.v1.Stage.Channels:output_type -> mediad.plugin.v1.ChannelsReply
+	19, // 46: mediad.plugin.v1.Reader.Open:output_type -> mediad.plugin.v1.OpenReply
+	27, // 47: mediad.plugin.v1.Reader.Cost:output_type -> mediad.plugin.v1.CostReply
+	28, // 48: mediad.plugin.v1.Reader.Explain:output_type -> mediad.plugin.v1.ExplainReply
+	31, // 49: mediad.plugin.v1.Reader.Watch:output_type -> mediad.plugin.v1.WatchReply
+	35, // 50: mediad.plugin.v1.Writer.Create:output_type -> mediad.plugin.v1.CreateReply
+	39, // 51: mediad.plugin.v1.Nodes.Load:output_type -> mediad.plugin.v1.LoadReply
+	41, // 52: mediad.plugin.v1.Nodes.Peers:output_type -> mediad.plugin.v1.PeersReply
+	44, // 53: mediad.plugin.v1.Nodes.Serves:output_type -> mediad.plugin.v1.ServesReply
+	40, // [40:54] is the sub-list for method output_type
+	26, // [26:40] is the sub-list for method input_type
+	26, // [26:26] is the sub-list for extension type_name
+	26, // [26:26] is the sub-list for extension extendee
+	0,  // [0:26] is the sub-list for field type_name
 }
 
 func init() { file_stage_proto_init() }
@@ -2667,27 +3187,27 @@ func file_stage_proto_init() {
 		(*OpenReply_Opened)(nil),
 		(*OpenReply_Batch)(nil),
 	}
-	file_stage_proto_msgTypes[22].OneofWrappers = []any{}
-	file_stage_proto_msgTypes[29].OneofWrappers = []any{
+	file_stage_proto_msgTypes[23].OneofWrappers = []any{}
+	file_stage_proto_msgTypes[30].OneofWrappers = []any{
 		(*CreateRequest_Create)(nil),
 		(*CreateRequest_Batch)(nil),
 		(*CreateRequest_Close)(nil),
 	}
-	file_stage_proto_msgTypes[32].OneofWrappers = []any{
+	file_stage_proto_msgTypes[33].OneofWrappers = []any{
 		(*CreateReply_Created)(nil),
 		(*CreateReply_Written)(nil),
 		(*CreateReply_Lost)(nil),
 	}
-	file_stage_proto_msgTypes[33].OneofWrappers = []any{}
+	file_stage_proto_msgTypes[34].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_stage_proto_rawDesc), len(file_stage_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   37,
+			NumMessages:   45,
 			NumExtensions: 0,
-			NumServices:   3,
+			NumServices:   4,
 		},
 		GoTypes:           file_stage_proto_goTypes,
 		DependencyIndexes: file_stage_proto_depIdxs,

@@ -736,3 +736,201 @@ var Writer_ServiceDesc = grpc.ServiceDesc{
 	},
 	Metadata: "stage.proto",
 }
+
+const (
+	Nodes_Load_FullMethodName   = "/mediad.plugin.v1.Nodes/Load"
+	Nodes_Peers_FullMethodName  = "/mediad.plugin.v1.Nodes/Peers"
+	Nodes_Serves_FullMethodName = "/mediad.plugin.v1.Nodes/Serves"
+)
+
+// NodesClient is the client API for Nodes service.
+//
+// For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
+//
+// Nodes is what a stage may ask about the cluster that its daemon is a node of. The
+// daemon serves it, on the socket of MakeRequest.daemon, when MakeRequest.node is set.
+// It answers from memory.
+type NodesClient interface {
+	// Load tells how busy this node is.
+	Load(ctx context.Context, in *LoadRequest, opts ...grpc.CallOption) (*LoadReply, error)
+	// Peers lists the nodes that can be asked for a name: of a live channel those that
+	// have it on air, of recorded media all that are alive. Nodes that are dead, suspect
+	// or draining are left out, and so is this one.
+	Peers(ctx context.Context, in *PeersRequest, opts ...grpc.CallOption) (*PeersReply, error)
+	// Serves tells the others where this node serves its peers. The daemon takes it back
+	// when the plugin has ended.
+	Serves(ctx context.Context, in *ServesRequest, opts ...grpc.CallOption) (*ServesReply, error)
+}
+
+type nodesClient struct {
+	cc grpc.ClientConnInterface
+}
+
+func NewNodesClient(cc grpc.ClientConnInterface) NodesClient {
+	return &nodesClient{cc}
+}
+
+func (c *nodesClient) Load(ctx context.Context, in *LoadRequest, opts ...grpc.CallOption) (*LoadReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(LoadReply)
+	err := c.cc.Invoke(ctx, Nodes_Load_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *nodesClient) Peers(ctx context.Context, in *PeersRequest, opts ...grpc.CallOption) (*PeersReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(PeersReply)
+	err := c.cc.Invoke(ctx, Nodes_Peers_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *nodesClient) Serves(ctx context.Context, in *ServesRequest, opts ...grpc.CallOption) (*ServesReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ServesReply)
+	err := c.cc.Invoke(ctx, Nodes_Serves_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// NodesServer is the server API for Nodes service.
+// All implementations must embed UnimplementedNodesServer
+// for forward compatibility.
+//
+// Nodes is what a stage may ask about the cluster that its daemon is a node of. The
+// daemon serves it, on the socket of MakeRequest.daemon, when MakeRequest.node is set.
+// It answers from memory.
+type NodesServer interface {
+	// Load tells how busy this node is.
+	Load(context.Context, *LoadRequest) (*LoadReply, error)
+	// Peers lists the nodes that can be asked for a name: of a live channel those that
+	// have it on air, of recorded media all that are alive. Nodes that are dead, suspect
+	// or draining are left out, and so is this one.
+	Peers(context.Context, *PeersRequest) (*PeersReply, error)
+	// Serves tells the others where this node serves its peers. The daemon takes it back
+	// when the plugin has ended.
+	Serves(context.Context, *ServesRequest) (*ServesReply, error)
+	mustEmbedUnimplementedNodesServer()
+}
+
+// UnimplementedNodesServer must be embedded to have
+// forward compatible implementations.
+//
+// NOTE: this should be embedded by value instead of pointer to avoid a nil
+// pointer dereference when methods are called.
+type UnimplementedNodesServer struct{}
+
+func (UnimplementedNodesServer) Load(context.Context, *LoadRequest) (*LoadReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method Load not implemented")
+}
+func (UnimplementedNodesServer) Peers(context.Context, *PeersRequest) (*PeersReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method Peers not implemented")
+}
+func (UnimplementedNodesServer) Serves(context.Context, *ServesRequest) (*ServesReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method Serves not implemented")
+}
+func (UnimplementedNodesServer) mustEmbedUnimplementedNodesServer() {}
+func (UnimplementedNodesServer) testEmbeddedByValue()               {}
+
+// UnsafeNodesServer may be embedded to opt out of forward compatibility for this service.
+// Use of this interface is not recommended, as added methods to NodesServer will
+// result in compilation errors.
+type UnsafeNodesServer interface {
+	mustEmbedUnimplementedNodesServer()
+}
+
+func RegisterNodesServer(s grpc.ServiceRegistrar, srv NodesServer) {
+	// If the following call panics, it indicates UnimplementedNodesServer was
+	// embedded by pointer and is nil.  This will cause panics if an
+	// unimplemented method is ever invoked, so we test this at initialization
+	// time to prevent it from happening at runtime later due to I/O.
+	if t, ok := srv.(interface{ testEmbeddedByValue() }); ok {
+		t.testEmbeddedByValue()
+	}
+	s.RegisterService(&Nodes_ServiceDesc, srv)
+}
+
+func _Nodes_Load_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(LoadRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(NodesServer).Load(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Nodes_Load_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(NodesServer).Load(ctx, req.(*LoadRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Nodes_Peers_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(PeersRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(NodesServer).Peers(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Nodes_Peers_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(NodesServer).Peers(ctx, req.(*PeersRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Nodes_Serves_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ServesRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(NodesServer).Serves(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Nodes_Serves_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(NodesServer).Serves(ctx, req.(*ServesRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+// Nodes_ServiceDesc is the grpc.ServiceDesc for Nodes service.
+// It's only intended for direct use with grpc.RegisterService,
+// and not to be introspected or modified (even as a copy)
+var Nodes_ServiceDesc = grpc.ServiceDesc{
+	ServiceName: "mediad.plugin.v1.Nodes",
+	HandlerType: (*NodesServer)(nil),
+	Methods: []grpc.MethodDesc{
+		{
+			MethodName: "Load",
+			Handler:    _Nodes_Load_Handler,
+		},
+		{
+			MethodName: "Peers",
+			Handler:    _Nodes_Peers_Handler,
+		},
+		{
+			MethodName: "Serves",
+			Handler:    _Nodes_Serves_Handler,
+		},
+	},
+	Streams:  []grpc.StreamDesc{},
+	Metadata: "stage.proto",
+}

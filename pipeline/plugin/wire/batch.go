@@ -28,6 +28,7 @@ const (
 	fieldBuffered = 4
 	fieldSkips    = 5
 	fieldMissed   = 6
+	fieldPath     = 7
 	fieldBodies   = 15
 
 	fieldTrack = 1 // of Frame
@@ -51,6 +52,7 @@ type progress struct {
 type outgoing struct {
 	header *media.Header // the one that was sent last
 	batch  *media.Batch
+	path   *pb.Path // nil when it is as it was sent last, or not known
 	progress
 }
 
@@ -82,6 +84,14 @@ func (m *outgoing) marshal() mem.BufferSlice {
 	table = appendUint(table, fieldBuffered, uint64(m.buffered))
 	table = appendUint(table, fieldSkips, uint64(m.skips))
 	table = appendUint(table, fieldMissed, uint64(m.missed))
+	if m.path != nil {
+		b, err := proto.Marshal(m.path)
+		if err != nil { // a node's name that is not UTF-8
+			b = nil
+		}
+		table = protowire.AppendTag(table, fieldPath, protowire.BytesType)
+		table = protowire.AppendBytes(table, b)
+	}
 	table = protowire.AppendTag(table, fieldBodies, protowire.BytesType)
 	table = protowire.AppendVarint(table, uint64(size))
 
@@ -128,6 +138,7 @@ type incoming struct {
 	other  proto.Message // an OpenReply or CreateRequest without a batch
 	batch  *media.Batch  // nil when it is the other
 	header *media.Header // in force
+	path   *pb.Path      // in force; nil when it is not known
 	progress
 
 	row []byte
@@ -226,6 +237,11 @@ func (m *incoming) read(r *mem.Reader) error {
 				return fmt.Errorf("frame %d %w", len(frames), err)
 			}
 			frames, sizes, total = append(frames, f), append(sizes, size), total+size
+		case field == fieldPath && typ == protowire.BytesType:
+			m.path = &pb.Path{}
+			if err := proto.Unmarshal(m.row, m.path); err != nil {
+				return fmt.Errorf("its path: %w", err)
+			}
 		case field == fieldBuffered && typ == protowire.VarintType:
 			m.buffered = int(min(value, 1<<20))
 		case field == fieldSkips && typ == protowire.VarintType:

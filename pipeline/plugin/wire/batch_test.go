@@ -3,6 +3,7 @@ package wire
 import (
 	"bytes"
 	"reflect"
+	"slices"
 	"testing"
 	"time"
 
@@ -54,6 +55,7 @@ func TestThereAndBack(t *testing.T) {
 		var before *media.Header
 		for i, want := range batches() {
 			out.batch, out.progress = want, progress{i, 2 * i, 3 * int64(i)}
+			out.path = map[int]*pb.Path{0: {Nodes: []string{"a", "b"}}, 2: {}}[i] // in the second as before
 			data, err := ours.Marshal(out)
 			if err != nil {
 				t.Fatal(err)
@@ -65,6 +67,9 @@ func TestThereAndBack(t *testing.T) {
 			if in.progress != out.progress {
 				t.Errorf("progress %v, want %v", in.progress, out.progress)
 			}
+			if got, want := in.path.GetNodes(), [][]string{{"a", "b"}, {"a", "b"}, nil}[i]; !slices.Equal(got, want) {
+				t.Errorf("batch %d has come by %q, not %q", i, got, want)
+			}
 			if i == 1 && in.batch.Header() != before {
 				t.Error("the header has not changed, but its pointer has")
 			}
@@ -75,7 +80,7 @@ func TestThereAndBack(t *testing.T) {
 
 // TestIsProtobuf has protobuf's own code read what we write, and write what we read.
 func TestIsProtobuf(t *testing.T) {
-	out, in := &outgoing{}, &incoming{other: &pb.OpenReply{}}
+	out, in := &outgoing{path: &pb.Path{Nodes: []string{"a", "b"}}}, &incoming{other: &pb.OpenReply{}}
 	for _, want := range batches() {
 		out.batch = want
 		data := out.marshal().Materialize()
@@ -86,6 +91,9 @@ func TestIsProtobuf(t *testing.T) {
 		b := reply.GetBatch()
 		if len(b.GetFrames()) != len(want.Frames()) || len(b.ProtoReflect().GetUnknown()) > 0 {
 			t.Fatalf("protobuf reads %v", &reply)
+		}
+		if !slices.Equal(b.Path.Nodes, out.path.Nodes) {
+			t.Errorf("protobuf reads the path %q", b.Path.Nodes)
 		}
 		rest := b.Bodies
 		for i, f := range want.Frames() {
@@ -141,7 +149,7 @@ func TestWrongBatches(t *testing.T) {
 // FuzzUnmarshal feeds anything. What is taken keeps the rules of batches, and
 // protobuf's own code takes it too.
 func FuzzUnmarshal(f *testing.F) {
-	out := &outgoing{}
+	out := &outgoing{path: &pb.Path{Nodes: []string{"a", "b"}}}
 	for _, b := range batches() {
 		out.batch = b
 		f.Add(out.marshal().Materialize(), 100)

@@ -80,13 +80,15 @@ func (r *Reader) open(life context.Context, req media.OpenRequest) (*Source, err
 	if !ok {
 		return nil, errors.New("the plugin's first answer to Open is not Opened")
 	}
-	return &Source{
+	s := &Source{
 		stream: stream,
 		info:   infoFromProto(opened.Opened),
 		queue:  make(chan arrival, depth),
 		closed: make(chan struct{}),
 		done:   make(chan struct{}),
-	}, nil
+	}
+	s.path.Store(first.Path)
+	return s, nil
 }
 
 // Cost implements media.Coster.
@@ -172,11 +174,13 @@ type Source struct {
 	closed chan struct{}
 	done   chan struct{} // closed when receive has ended
 
-	progress // for the goroutine that calls Next
+	path     atomic.Pointer[pb.Path] // as of the last batch
+	progress                         // for the goroutine that calls Next
 }
 
 type arrival struct {
 	batch *media.Batch
+	path  *pb.Path
 	progress
 }
 
@@ -184,7 +188,7 @@ type arrival struct {
 func (s *Source) receive(h *media.Header) {
 	defer close(s.done)
 	defer close(s.queue)
-	in := &incoming{other: &pb.OpenReply{}, header: h}
+	in := &incoming{other: &pb.OpenReply{}, header: h, path: s.path.Load()}
 	for {
 		if err := s.stream.RecvMsg(in); err != nil {
 			if !errors.Is(err, io.EOF) {
@@ -200,7 +204,7 @@ func (s *Source) receive(h *media.Header) {
 		}
 		s.ready.Store(int64(in.buffered))
 		select {
-		case s.queue <- arrival{in.batch, in.progress}:
+		case s.queue <- arrival{in.batch, in.path, in.progress}:
 		case <-s.closed:
 			return
 		}
@@ -222,6 +226,7 @@ func (s *Source) Next(ctx context.Context) (*media.Batch, error) {
 		if !ok {
 			return nil, s.err
 		}
+		s.path.Store(a.path)
 		s.progress = a.progress
 		return a.batch, nil
 	case <-s.closed:
@@ -240,6 +245,9 @@ func (s *Source) Skips() int { return s.skips }
 
 // Missed is how many frames it was moved past.
 func (s *Source) Missed() int64 { return s.missed }
+
+// Path implements media.Routed, as of the batch that was read last.
+func (s *Source) Path() []string { return s.path.Load().GetNodes() }
 
 // Close implements media.Source.
 func (s *Source) Close() error {

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"sync"
 	"time"
 
@@ -102,12 +103,18 @@ func (s *Server) Open(req *pb.OpenRequest, stream grpc.ServerStreamingServer[pb.
 		return ToStatus(err)
 	}
 	defer src.Close()
-	if err := stream.Send(&pb.OpenReply{What: &pb.OpenReply_Opened{Opened: infoToProto(src.Info())}}); err != nil {
-		return err
-	}
 	buffered, _ := src.(media.Buffered)
 	skips, _ := src.(skipper)
+	routed, _ := src.(media.Routed)
+	opened := &pb.OpenReply{What: &pb.OpenReply_Opened{Opened: infoToProto(src.Info())}}
+	if routed != nil {
+		opened.Path = &pb.Path{Nodes: routed.Path()}
+	}
+	if err := stream.Send(opened); err != nil {
+		return err
+	}
 	out := &outgoing{}
+	path := opened.Path.GetNodes()
 	for {
 		b, err := src.Next(ctx)
 		if errors.Is(err, io.EOF) {
@@ -122,6 +129,11 @@ func (s *Server) Open(req *pb.OpenRequest, stream grpc.ServerStreamingServer[pb.
 		}
 		if skips != nil {
 			out.skips, out.missed = skips.Skips(), skips.Missed()
+		}
+		if out.path = nil; routed != nil {
+			if now := routed.Path(); !slices.Equal(now, path) {
+				path, out.path = now, &pb.Path{Nodes: now}
+			}
 		}
 		if err := stream.SendMsg(out); err != nil {
 			return err

@@ -10,6 +10,7 @@ import (
 	"github.com/mediad/mediad/pipeline/plugin"
 	"github.com/mediad/mediad/pipeline/plugin/internal/film"
 	"github.com/mediad/mediad/pipeline/plugin/internal/pass"
+	"github.com/mediad/mediad/pipeline/plugin/internal/relay"
 	"github.com/mediad/mediad/pipeline/plugin/wire"
 )
 
@@ -22,6 +23,8 @@ func main() {
 	switch mode {
 	case "pass":
 		kind = pass.Kind()
+	case "relay":
+		kind = relay.Kind()
 	case "crash":
 		panic("boom in main")
 	case "exit":
