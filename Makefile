@@ -2,7 +2,8 @@
 # make build   the daemon, ./mediad
 # make plugins the stages that also are plugins, into plugins.d
 # make fuzz    each fuzz target for FUZZTIME (default 5s)
-# make bench   the frame path beside nginx-rtmp; make bench-plugin the plugin wire
+# make bench   the frame path beside nginx-rtmp (BENCH=-quick for some of it); make bench-plugin the plugin wire
+# make dist    what is given to people: archives and Debian packages, in dist/out
 
 GO       ?= go
 FUZZTIME ?= 5s
@@ -46,8 +47,14 @@ plugins:
 	$(GO) build -o plugins.d/reader-disk ./plugins/reader-disk/plugin
 	$(GO) build -o plugins.d/reader-http ./plugins/reader-http/plugin
 	$(GO) build -o plugins.d/writer-disk ./plugins/writer-disk/plugin
+	$(GO) build -o plugins.d/repeater-tcp ./plugins/repeater-tcp/plugin
 
 # The frame path against nginx-rtmp (Debian: nginx, libnginx-mod-rtmp), when that is installed.
 .PHONY: bench
 bench:
-	$(GO) run ./bench
+	$(GO) run ./bench $(BENCH)
+
+.PHONY: dist
+dist:
+	.ci/install dpkg-deb:dpkg xz:xz-utils
+	dist/build

@@ -32,7 +32,7 @@ type Skipper interface {
 // Settings of the stage kind.
 type Settings struct {
 	Rotate   time.Duration `set:"rotate" doc:"a new file begins at each multiple of it on the local clock, at the first keyframe; 0s: never"`
-	Path     string        `set:"path" doc:"names of the files: {channel}, and the time a file begins in Go's layout, such as {2006-01-02}"`
+	Path     string        `set:"path" doc:"names of the files: {channel}, {node}, and the time a file begins in Go's layout, such as {2006-01-02}; in a cluster the node stands at the end if it stands nowhere"`
 	Channels []string      `set:"channels" doc:"patterns of the channels to record, such as news/*; none: all"`
 }
 
@@ -41,7 +41,7 @@ func (s *Settings) Check() error {
 	if s.Rotate != 0 && s.Rotate < time.Second {
 		return stage.Wrong("rotate", "is %v, at least 1s is needed", s.Rotate)
 	}
-	if _, err := parseTemplate(s.Path); err != nil {
+	if _, err := parseTemplate(s.Path, ""); err != nil {
 		return &stage.SettingError{Setting: "path", Err: err}
 	}
 	for _, p := range s.Channels {
@@ -83,7 +83,11 @@ type Archiver struct {
 
 // New makes the stage.
 func New(env stage.Env, settings Settings) (*Archiver, error) {
-	t, err := parseTemplate(settings.Path)
+	node := ""
+	if env.Nodes != nil {
+		node = env.Nodes.Self()
+	}
+	t, err := parseTemplate(settings.Path, node)
 	if err != nil {
 		return nil, &stage.SettingError{Setting: "path", Err: err}
 	}

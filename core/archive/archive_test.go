@@ -38,6 +38,7 @@ type channel struct {
 	ended   bool
 	wake    chan struct{}
 	broken  error // what the next Next fails with
+	path    []string
 	opens   []time.Duration
 }
 
@@ -124,6 +125,12 @@ func (s *source) Info() media.Info { return media.Info{Live: true} }
 func (s *source) Close() error     { return nil }
 func (s *source) Skips() int       { return s.skips }
 func (s *source) Missed() int64    { return s.missed }
+
+func (s *source) Path() []string {
+	s.channel.b.mu.Lock()
+	defer s.channel.b.mu.Unlock()
+	return s.channel.path
+}
 
 func (s *source) Buffered() int {
 	s.channel.b.mu.Lock()
@@ -269,6 +276,11 @@ func (l *logged) count(s string) int {
 // run makes and serves an archiver until stop is called.
 func run(t *testing.T, b *broadcast, s *shelf, change func(*Settings)) (a *Archiver, log *logged, stop func()) {
 	t.Helper()
+	return runInto(t, b, s, change)
+}
+
+func runInto(t *testing.T, b *broadcast, s media.Writer, change func(*Settings)) (a *Archiver, log *logged, stop func()) {
+	t.Helper()
 	settings := Kind().Settings().(*Settings)
 	if change != nil {
 		change(settings)
@@ -375,6 +387,27 @@ func TestChannelsComeAndGo(t *testing.T) {
 		synctest.Wait()
 		if got := s.names(); got != "news/a, news/c, news/a open" {
 			t.Errorf("files: %s", got)
+		}
+		stop()
+	})
+}
+
+// A channel that has moved to another node is recorded there, and here no more.
+func TestMovedChannel(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b, s := newBroadcast(), new(shelf)
+		c := b.on("demo")
+		_, log, stop := run(t, b, s, func(s *Settings) { s.Path = "{channel}" })
+		c.put(at(header, 0))
+		synctest.Wait()
+		b.mu.Lock()
+		c.path = []string{"other", "here"}
+		delete(b.channels, "demo") // from the listing
+		b.mu.Unlock()
+		c.put(at(header, time.Second))
+		time.Sleep(5 * time.Second)
+		if got := s.names(); got != "demo" || len(s.batches()) != 1 || log.count("another node's") != 1 {
+			t.Errorf("files: %s, %d batches", got, len(s.batches()))
 		}
 		stop()
 	})
@@ -563,7 +596,8 @@ func TestT58_Boundaries(t *testing.T) {
 	r := &recorder{sink: new(file), header: header, opened: parse("2026-06-01T10:20:00+02:00"), until: parse("2026-06-01T11:00:00+02:00")}
 	for clock, want := range map[string]bool{"2026-06-01T10:20:00+02:00": false, "2026-06-01T10:59:59+02:00": false,
 		"2026-06-01T11:00:00+02:00": true, "2026-06-02T00:00:00+02:00": true, "2026-06-01T10:19:59+02:00": true} {
-		if got := r.due(parse(clock), header); got != want {
+		r.aired = parse(clock)
+		if got := r.due(header); got != want {
 			t.Errorf("at %s a new file begins: %v", clock, got)
 		}
 	}
@@ -576,9 +610,19 @@ func TestTemplate(t *testing.T) {
 		"{2006}/{01}/{channel}-{02}":            "2026/07/a/b-08",
 		"fixed.flv":                             "fixed.flv",
 	} {
-		tmpl, err := parseTemplate(path)
+		tmpl, err := parseTemplate(path, "")
 		if err != nil || tmpl.name("a/b", when) != want {
 			t.Errorf("%s: %s, %v", path, tmpl.name("a/b", when), err)
+		}
+	}
+	for path, want := range map[string]string{
+		"{channel}/{2006-01-02}/{15-04-05}.flv": "a/b/2026-07-08/09-10-11_west.flv",
+		"{node}/{channel}/{15-04-05}.flv":       "west/a/b/09-10-11.flv",
+		"{channel}/{2006}":                      "a/b/2026_west",
+	} {
+		tmpl, err := parseTemplate(path, "west")
+		if err != nil || tmpl.name("a/b", when) != want {
+			t.Errorf("in a cluster, %s: %s, %v", path, tmpl.name("a/b", when), err)
 		}
 	}
 	for path, says := range map[string]string{

@@ -45,6 +45,7 @@ type recorder struct {
 	behind   atomic.Int64 // Unix time in ns since when there is something to read, 0 when not
 
 	last     *media.Batch  // that was read
+	aired    time.Time     // when it was on air, as far as is known
 	again    bool          // the channel was opened again, and begins with what was read before
 	sink     media.Sink    // nil when there is no file
 	header   *media.Header // of the file
@@ -93,9 +94,11 @@ func (r *recorder) read(ctx context.Context, reader media.Reader) error {
 	}
 	defer src.Close()
 	skipper, _ := src.(Skipper)
+	routed, _ := src.(media.Routed)
 	skips, missed := 0, int64(0)
 	for {
-		if buffered(src) == 0 {
+		waits := buffered(src) == 0
+		if waits {
 			r.behind.Store(0)
 		}
 		b, err := src.Next(ctx)
@@ -111,15 +114,37 @@ func (r *recorder) read(ctx context.Context, reader media.Reader) error {
 			return err
 		}
 		r.behind.CompareAndSwap(0, time.Now().UnixNano())
+		if routed != nil && len(routed.Path()) > 1 {
+			r.log.Info("channel is another node's now, which records it")
+			return nil
+		}
 		if skipper != nil && skipper.Skips() > skips {
 			r.fail(causeSlow, "recording was too slow for the channel, which has gone on without it", nil)
 			r.lose(causeSlow, skipper.Missed()-missed)
 			skips, missed = skipper.Skips(), skipper.Missed()
 		}
-		if !r.known(b) {
-			r.take(b)
+		before := r.last
+		if r.known(b) {
+			continue
+		}
+		r.date(b, before, waits)
+		r.take(b)
+	}
+}
+
+// date notes when b was on air: now, or if it had to wait to be read, as long after
+// the batch before it as its time is. So a recording that is behind changes its files
+// where one that is not would.
+func (r *recorder) date(b, before *media.Batch, fresh bool) {
+	now := time.Now()
+	if before != nil && !fresh {
+		at := r.aired.Add(max(0, b.DTS()-before.DTS()))
+		if at.Before(now) {
+			r.aired = at
+			return
 		}
 	}
+	r.aired = now
 }
 
 func buffered(src media.Source) int {
@@ -154,9 +179,8 @@ func same(a, b *media.Batch) bool {
 
 // take puts b into the file, or into a new one if it is time for that.
 func (r *recorder) take(b *media.Batch) {
-	now := time.Now()
-	if b.Join() && r.due(now, b.Header()) {
-		r.create(now, b.Header())
+	if b.Join() && r.due(b.Header()) {
+		r.create(b.Header())
 	}
 	frames := int64(len(b.Frames()))
 	if r.sink == nil {
@@ -179,22 +203,23 @@ func (r *recorder) take(b *media.Batch) {
 	m := r.archiver.metrics
 	m.frames.Add(float64(frames))
 	m.bytes.Add(float64(len(b.Slab()) - int(frames)*media.Headroom))
-	if r.trouble != "" && now.Sub(r.opened) >= settled && now.Sub(r.failed) >= settled {
+	if r.trouble != "" && r.aired.Sub(r.opened) >= settled && time.Since(r.failed) >= settled {
 		r.log.Info("recording goes well again", "after", r.trouble, "lost_frames", r.lost)
 		r.trouble, r.lost, r.wait = "", 0, 0
 	}
 }
 
 // due says whether a new file is to begin with what comes now.
-func (r *recorder) due(now time.Time, h *media.Header) bool {
+func (r *recorder) due(h *media.Header) bool {
 	if r.sink == nil {
-		return !now.Before(r.retry)
+		return !time.Now().Before(r.retry)
 	}
 	if differs(r.header, h) {
 		return true
 	}
 	// A clock that was put back behind the file's beginning counts as well.
-	return !r.until.IsZero() && (!now.Round(0).Before(r.until) || now.Round(0).Before(r.opened.Round(0)))
+	now := r.aired.Round(0) // the clock on the wall
+	return !r.until.IsZero() && (!now.Before(r.until) || now.Before(r.opened.Round(0)))
 }
 
 // differs says whether a track goes on in another format.
@@ -207,19 +232,19 @@ func differs(before, now *media.Header) bool {
 
 // create begins a new file, and finishes the one before in the background, for
 // that waits for the disk.
-func (r *recorder) create(now time.Time, h *media.Header) {
+func (r *recorder) create(h *media.Header) {
 	r.close()
 	sink, err := r.archiver.output.Create(r.work, media.CreateRequest{
-		Name: r.archiver.path.name(r.channel, now),
+		Name: r.archiver.path.name(r.channel, r.aired),
 		Info: media.Info{Name: r.channel, Live: true},
 	})
 	if err != nil {
 		r.failWriter(err)
 		return
 	}
-	r.sink, r.header, r.opened = sink, h, now
+	r.sink, r.header, r.opened = sink, h, r.aired
 	if d := r.archiver.settings.Rotate; d > 0 {
-		r.until = boundary(now, d)
+		r.until = boundary(r.aired, d)
 	}
 	r.archiver.metrics.files.Inc()
 }

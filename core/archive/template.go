@@ -4,6 +4,7 @@ package archive
 
 import (
 	"fmt"
+	"path"
 	"strings"
 	"time"
 
@@ -16,8 +17,14 @@ type template []part
 // A part is plain text, a layout of the time, or the channel when both are empty.
 type part struct{ text, layout string }
 
-// parseTemplate reads a path such as {channel}/{2006-01-02}/{15-04-05}.flv.
-func parseTemplate(s string) (template, error) {
+// parseTemplate reads a path such as {channel}/{2006-01-02}/{15-04-05}.flv. In a cluster the
+// name of the node is in it, wherever {node} stands or else at the end: when a channel moves, or is
+// published on two sides of a cut, neither side writes over the other's files on a disk they share.
+func parseTemplate(s, node string) (template, error) {
+	if node != "" && !strings.Contains(s, "{node}") {
+		ext := path.Ext(s)
+		s = strings.TrimSuffix(s, ext) + "_{node}" + ext
+	}
 	var t template
 	for rest := s; rest != ""; {
 		text, after, open := strings.Cut(rest, "{")
@@ -35,12 +42,18 @@ func parseTemplate(s string) (template, error) {
 			return nil, fmt.Errorf("%q has a { without its }", s)
 		}
 		rest = after
-		if name == "channel" {
+		switch {
+		case name == "channel":
 			t = append(t, part{})
+			continue
+		case name == "node" && node == "":
+			continue
+		case name == "node":
+			t = append(t, part{text: node})
 			continue
 		}
 		if sample.Format(name) == name {
-			return nil, fmt.Errorf("{%s} is neither {channel} nor a time in Go's layout, such as {2006-01-02} or {15-04-05}", name)
+			return nil, fmt.Errorf("{%s} is neither {channel}, {node} nor a time in Go's layout, such as {2006-01-02} or {15-04-05}", name)
 		}
 		t = append(t, part{layout: name})
 	}
