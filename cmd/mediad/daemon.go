@@ -21,6 +21,7 @@ import (
 	"github.com/mediad/mediad/core/web"
 	"github.com/mediad/mediad/pipeline"
 	"github.com/mediad/mediad/pipeline/api"
+	"github.com/mediad/mediad/pipeline/console"
 	"github.com/prometheus/client_golang/prometheus"
 )
 
@@ -76,7 +77,9 @@ func (d *daemon) run(ctx context.Context) error {
 	}
 	d.stages.Start()
 	clients.Go(func() { d.reloadOn(ctx, hangups) })
-	handler := d.api(on["http"], func(within time.Duration) (int, error) {
+	page := d.console()
+	viewers.Go(func() { page.Serve(showing) })
+	handler := d.api(on["http"], page.Handler(), func(within time.Duration) (int, error) {
 		left, err := d.drain(ctx, within)
 		if err == nil {
 			fail(nil)
@@ -125,21 +128,37 @@ func (d *daemon) run(ctx context.Context) error {
 	return err
 }
 
+// host is what the daemon is called.
+func (d *daemon) host() string {
+	if host, err := os.Hostname(); err == nil {
+		return host
+	}
+	return "localhost"
+}
+
+// console is the page for people.
+func (d *daemon) console() *console.Console {
+	options := console.Options{Stages: d.stages.Stages, Metrics: d.metrics, Host: d.host()}
+	if d.cluster != nil {
+		options.Nodes = func() ([]api.Node, error) { return api.ListNodes(d.cluster, d.metrics) }
+		options.Channels = d.cluster.Channels
+	}
+	return console.New(options)
+}
+
 // api is what HTTP serves.
-func (d *daemon) api(l net.Listener, drain func(within time.Duration) (left int, err error)) http.Handler {
+func (d *daemon) api(l net.Listener, page http.Handler, drain func(within time.Duration) (left int, err error)) http.Handler {
 	options := api.Options{
 		Stages:   d.stages.Stages,
 		Metrics:  d.metrics,
 		Token:    d.graph.Listen.Token,
 		Loopback: l != nil && pipeline.Loopback(l.Addr().String()),
 		Pprof:    d.graph.Pprof,
-		Host:     "localhost",
+		Host:     d.host(),
 		Reload:   d.reload,
 		Drain:    drain,
+		Console:  page,
 		Media:    d.pages.Handler(),
-	}
-	if host, err := os.Hostname(); err == nil {
-		options.Host = host
 	}
 	if d.cluster != nil {
 		options.Cluster = d.cluster

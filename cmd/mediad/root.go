@@ -25,7 +25,7 @@ func root() *cobra.Command {
 	}
 	cmd.CompletionOptions.DisableDefaultCmd = true
 	cmd.AddCommand(runCommand(), checkCommand(), graphCommand(), explainCommand(), nodesCommand(), channelsCommand(),
-		reloadCommand(), drainCommand(), tapCommand(), stageCommand(), pluginCommand(), versionCommand())
+		reloadCommand(), drainCommand(), tapCommand(), topCommand(), stageCommand(), pluginCommand(), versionCommand(), manCommand(), completionCommand())
 	return cmd
 }
 

@@ -22,8 +22,15 @@ func versionCommand() *cobra.Command {
 	}
 }
 
-// version is the module's version, which names the commit where there is no tag.
+// release is the version of a package, which dist/build sets.
+var release string
+
+// version is the release, or else the module's version, which names the commit where
+// there is no tag.
 func version() string {
+	if release != "" {
+		return release
+	}
 	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
 		return info.Main.Version
 	}

@@ -19,8 +19,11 @@ import (
 	"github.com/mediad/mediad/core/stage"
 )
 
-// askTimeout is how long an input may take to tell its cost.
+// askTimeout is how long an input may take to tell its cost. One that takes longer, such as
+// a plugin that is being started again, comes after all others.
 const askTimeout = 2 * time.Second
+
+var errSilent = fmt.Errorf("%w: no answer about its cost within %s", media.ErrUnavailable, askTimeout)
 
 // Settings of the stage. The weights are those of media.Weights.
 type Settings struct {
@@ -177,10 +180,11 @@ type candidate struct {
 
 func (c candidate) live() bool { return c.cost.Place == "live" }
 
-// mayAppear reports whether a candidate without the name is worth an Open all
-// the same: that of a live reader may wait for a publisher. Such candidates are last.
+// mayAppear reports whether a candidate that has told no cost is worth an Open all
+// the same: that of a live reader without the name may wait for a publisher, and a silent
+// one for whatever keeps it. Such candidates are last.
 func (c candidate) mayAppear(req media.OpenRequest) bool {
-	return !req.RecordedOnly && errors.Is(c.err, media.ErrNotFound)
+	return errors.Is(c.err, errSilent) || !req.RecordedOnly && errors.Is(c.err, media.ErrNotFound)
 }
 
 // ask asks all inputs for their cost of req and returns them in the order in
@@ -239,7 +243,7 @@ func cost(ctx context.Context, r media.Reader, req media.OpenRequest) (media.Cos
 	defer cancel()
 	cost, err := c.Cost(ctx, req)
 	if errors.Is(err, context.DeadlineExceeded) {
-		err = fmt.Errorf("%w: no answer about its cost within %s", media.ErrUnavailable, askTimeout)
+		err = errSilent
 	}
 	return cost, err
 }

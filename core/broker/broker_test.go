@@ -189,6 +189,19 @@ func TestT31_SilentInput(t *testing.T) {
 	})
 }
 
+// Where there is no other, an input is opened that has told no cost.
+func TestT36_OnlyInputIsSilent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		only := at("disk", 10, 0)
+		only.silent = true
+		src, err := with(only).Open(t.Context(), request)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = src.Close()
+	})
+}
+
 func TestT33_BackOff(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		bad, good := at("disk", 10, 0), at("http", 200, 0)

@@ -139,18 +139,23 @@ const (
 func (v *view) stands(r Record, now time.Time) standing {
 	n := v.mention(r.Node, now)
 	heard := n.Session != "" && n.seen.After(v.resumed)
+	e := v.known(r.Key)
+	if e.Revision != r.Revision {
+		e = entry{at: now}
+	}
+	old := now.Sub(e.at) >= deadAfter // time enough to hear the session that wrote it
 	switch {
 	case v.deaf(now):
 		return unsure
 	case n.Session == r.Session && n.Gone:
 		return ended
-	case v.known(r.Key).Revision == r.Revision && now.Sub(v.known(r.Key).written) < deadAfter:
+	case now.Sub(e.written) < deadAfter:
 		return living // who writes lives, even if its beats are lost
-	case now.Sub(n.seen) >= deadAfter && now.Sub(v.resumed) >= deadAfter:
+	case now.Sub(n.seen) >= deadAfter && now.Sub(v.resumed) >= deadAfter && (n.Session == r.Session || old):
 		return ended // and did not come back while this node was deaf
 	case heard && n.Session == r.Session:
 		return living
-	case heard:
+	case heard && (r.Since.Before(n.Since) || old):
 		return ended // the node was started anew
 	}
 	return unsure

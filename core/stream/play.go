@@ -151,7 +151,7 @@ func (p *player) start(e event) {
 // announce counts and logs that play begins.
 func (p *player) announce() {
 	p.began = time.Now()
-	p.stage.metrics.viewers.Inc()
+	p.stage.watching(p.req, 1)
 	p.stage.env.Log.Info("play begins", "name", p.req.Name, "remote", p.req.Remote, "live", p.info.Live)
 }
 
@@ -439,7 +439,7 @@ func (p *player) end(cause string, err error) {
 		log.Info("play did not begin")
 		return
 	}
-	p.stage.metrics.viewers.Dec()
+	p.stage.watching(p.req, -1)
 	log.Info("play ends", "seconds", time.Since(p.began).Seconds(), "bytes", p.bytes)
 	p.began = time.Time{}
 }

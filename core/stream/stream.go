@@ -6,6 +6,7 @@ package stream
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 
@@ -52,16 +53,17 @@ func Kind(front Front, web Web) stage.Kind {
 				return nil, err
 			}
 			return &stream{
-				env:     env,
-				app:     set.App,
-				serve:   set.Serve,
-				input:   env.Inputs[0],
-				front:   front,
-				web:     web,
-				guard:   guard,
-				metrics: metrics,
-				players: map[*player]struct{}{},
-				rounds:  rounds{latency: set.Latency, metrics: metrics, of: map[any][]*round{}},
+				env:      env,
+				app:      set.App,
+				serve:    set.Serve,
+				input:    env.Inputs[0],
+				front:    front,
+				web:      web,
+				guard:    guard,
+				metrics:  metrics,
+				players:  map[*player]struct{}{},
+				audience: map[string]map[string]int{},
+				rounds:   rounds{latency: set.Latency, metrics: metrics, of: map[any][]*round{}},
 			}, nil
 		},
 	}
@@ -81,12 +83,46 @@ type stream struct {
 
 	mu       sync.Mutex
 	players  map[*player]struct{}
-	draining bool // no more plays
-	stopped  bool // no more players
+	audience map[string]map[string]int // viewers by name and protocol
+	draining bool                      // no more plays
+	stopped  bool                      // no more players
 }
 
 // App is the application that the stage serves.
 func (s *stream) App() string { return s.app }
+
+// Serves is what the app can be watched as.
+func (s *stream) Serves() []Form { return s.serve }
+
+// Audience returns how many are played something, by its name and their protocol. Those who
+// fetch files are not among them.
+func (s *stream) Audience() map[string]map[string]int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	out := map[string]map[string]int{}
+	for name, by := range s.audience {
+		out[name] = maps.Clone(by)
+	}
+	return out
+}
+
+// watching counts who begins, with 1, and ends, with -1, to be played something.
+func (s *stream) watching(r *Request, n int) {
+	s.metrics.viewers.Add(float64(n))
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	by := s.audience[r.Name]
+	if by == nil {
+		by = map[string]int{}
+		s.audience[r.Name] = by
+	}
+	if by[r.Protocol] += n; by[r.Protocol] == 0 {
+		delete(by, r.Protocol)
+	}
+	if len(by) == 0 {
+		delete(s.audience, r.Name)
+	}
+}
 
 // Serve serves viewers until ctx ends. Then it ends live viewers, and lets those of
 // recorded media go on for nine tenths of Env.Drain; the rest is for telling them

@@ -34,7 +34,7 @@ func (a *api) drain(w http.ResponseWriter, r *http.Request) {
 		}
 	}
 	// It takes as long as the clients stay.
-	_ = http.NewResponseController(w).SetWriteDeadline(time.Time{})
+	lift(w)
 	began := time.Now()
 	left, err := a.Drain(within)
 	if err != nil {

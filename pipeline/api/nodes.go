@@ -53,31 +53,39 @@ type Node struct {
 
 // nodes lists the nodes, none when the daemon is alone.
 func (a *api) nodes(w http.ResponseWriter, _ *http.Request) {
-	list := []Node{}
-	if a.Cluster == nil {
-		reply(w, http.StatusOK, list)
-		return
+	list, err := []Node{}, error(nil)
+	if a.Cluster != nil {
+		list, err = ListNodes(a.Cluster, a.Metrics)
 	}
-	trips, err := roundTrips(a.Metrics)
 	if err != nil {
 		fail(w, http.StatusInternalServerError, "metrics: %v", err)
 		return
 	}
+	reply(w, http.StatusOK, list)
+}
+
+// ListNodes lists the nodes of a cluster, with what the metrics know of them.
+func ListNodes(of Cluster, metrics prometheus.Gatherer) ([]Node, error) {
+	trips, err := roundTrips(metrics)
+	if err != nil {
+		return nil, err
+	}
+	list := []Node{}
 	owns, repeats := map[string]int{}, map[string]int{}
-	for _, c := range a.Cluster.Channels() {
+	for _, c := range of.Channels() {
 		owns[c.Owner]++
 		for _, h := range c.Holders {
 			repeats[h.Node]++
 		}
 	}
-	for _, n := range a.Cluster.Nodes() {
+	for _, n := range of.Nodes() {
 		node := Node{Node: n, Owns: owns[n.Name], Repeats: repeats[n.Name]}
 		if rtt, ok := trips[n.Name]; ok {
 			node.RTT = &rtt
 		}
 		list = append(list, node)
 	}
-	reply(w, http.StatusOK, list)
+	return list, nil
 }
 
 // roundTrips returns those that the repeaters have measured, in milliseconds, by the

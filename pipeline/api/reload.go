@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"net/http"
-	"time"
 
 	"github.com/mediad/mediad/pipeline"
 )
@@ -21,7 +20,7 @@ type Refusal struct {
 
 func (a *api) reload(w http.ResponseWriter, r *http.Request) {
 	// It takes as long as the stages that are stopped take to finish.
-	_ = http.NewResponseController(w).SetWriteDeadline(time.Time{})
+	lift(w)
 	changes, err := a.Reload(r.Context())
 	var problems pipeline.Problems
 	switch {

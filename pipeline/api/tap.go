@@ -38,7 +38,8 @@ func (a *api) tap(w http.ResponseWriter, r *http.Request) {
 	if format == "" {
 		format = "lines"
 	}
-	// The client may be slow, but not dead.
+	// The client may be slow, but not dead, and stays as long as it likes.
+	lift(w)
 	out := http.NewResponseController(w)
 	write, err := dump.Format(format, w)
 	if err != nil {

@@ -259,7 +259,7 @@ func (o *observer) channels(stages []pipeline.Status) []Channel {
 	return list
 }
 
-// appsOf are the apps that play what one of the stages provides, by name.
+// appsOf lists the apps that play what one of the stages provides, by name.
 func appsOf(stages []pipeline.Status, providers ...string) []App {
 	found := map[string]App{}
 	for _, s := range stages {
@@ -273,7 +273,9 @@ func appsOf(stages []pipeline.Status, providers ...string) []App {
 		}
 		found[p.App()] = App{p.App(), forms}
 	}
-	return slices.SortedFunc(maps.Values(found), func(x, y App) int { return cmp.Compare(x.Name, y.Name) })
+	list := slices.AppendSeq([]App{}, maps.Values(found))
+	slices.SortFunc(list, func(x, y App) int { return cmp.Compare(x.Name, y.Name) })
+	return list
 }
 
 // audienceOf says how many watch what a stage provides, by name and protocol.

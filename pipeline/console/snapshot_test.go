@@ -204,6 +204,10 @@ func TestSnapshot_Lists(t *testing.T) {
 	if want := map[string]int{"flv": 3, "rtmp": 5}; !reflect.DeepEqual(s.Viewers, want) {
 		t.Errorf("viewers: %v", s.Viewers)
 	}
+	l.list = l.list[:len(l.list)-1]
+	if c := o.look(time.Now()).Channels[0]; c.Apps == nil || len(c.Apps) != 0 {
+		t.Errorf("a channel that no app plays: %+v", c)
+	}
 	if len(s.Brokers) != 1 || s.Brokers[0].Stage != "on-demand/broker" || s.Brokers[0].Decisions[0].Name != "film.flv" {
 		t.Errorf("brokers: %+v", s.Brokers)
 	}

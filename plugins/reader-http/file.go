@@ -28,11 +28,69 @@ const (
 	maxPieces = 3 // that are kept: audio and video may lie apart
 )
 
+// A visit is a request for the first bytes of a file. Whoever opens the file
+// meanwhile shares its answer, so that viewers who come at once cost one request.
+type visit struct {
+	key  string
+	over chan struct{} // closed when the rest is set
+	f    *ranged       // nil when there is an error, or no ranges
+	err  error
+}
+
 // open opens the file of a name with a request for its first n bytes. It lives on when
 // ctx has ended.
-func (o *origin) open(ctx context.Context, name string, n int64) (f file, err error) {
+func (o *origin) open(ctx context.Context, name string, n int64) (file, error) {
+	url := o.url(name)
+	for {
+		v, first := o.visit(fmt.Sprint(n, " ", url))
+		if first {
+			f, err := o.ask(ctx, url, n)
+			v.f, _ = f.(*ranged)
+			v.err = err
+			o.leave(v)
+			return f, err
+		}
+		select {
+		case <-v.over:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+		switch {
+		case v.f != nil:
+			return v.f.again(ctx), nil
+		case v.err == nil: // a file without ranges has one reader
+			return o.ask(ctx, url, n)
+		case errors.Is(v.err, context.Canceled), errors.Is(v.err, context.DeadlineExceeded):
+			continue // that was its context, not ours
+		}
+		return nil, v.err
+	}
+}
+
+// visit returns the visit that is under way for a key, or the first.
+func (o *origin) visit(key string) (v *visit, first bool) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if v = o.visits[key]; v != nil {
+		return v, false
+	}
+	v = &visit{key: key, over: make(chan struct{})}
+	o.visits[key] = v
+	return v, true
+}
+
+// leave tells those who share v what has come of it.
+func (o *origin) leave(v *visit) {
+	o.mu.Lock()
+	delete(o.visits, v.key)
+	o.mu.Unlock()
+	close(v.over)
+}
+
+// ask opens a file by a request of its own.
+func (o *origin) ask(ctx context.Context, url string, n int64) (f file, err error) {
 	err = o.try(ctx, func() error {
-		f, err = o.begin(ctx, o.url(name), n)
+		f, err = o.begin(ctx, url, n)
 		return err
 	})
 	return f, known(err)
@@ -89,8 +147,17 @@ func (o *origin) beginIn(life context.Context, end context.CancelFunc, url strin
 		return nil, err
 	}
 	f := &ranged{origin: o, url: url, is: r.version(size), life: life, end: end, turn: make(chan struct{}, 1)}
-	f.pieces = append(f.pieces, piece{0, p})
+	f.first = piece{0, p}
+	f.pieces = append(f.pieces, f.first)
 	return f, nil
+}
+
+// again opens the same version of the file once more, without a request.
+func (f *ranged) again(ctx context.Context) *ranged {
+	g := &ranged{origin: f.origin, url: f.url, is: f.is, first: f.first, turn: make(chan struct{}, 1)}
+	g.life, g.end = context.WithCancel(context.WithoutCancel(ctx))
+	g.pieces = append(g.pieces, g.first)
+	return g
 }
 
 // A ranged file is read in ranges.
@@ -100,6 +167,7 @@ type ranged struct {
 	is     version
 	life   context.Context
 	end    context.CancelFunc
+	first  piece // what it began with; others may have it too
 
 	turn   chan struct{} // has room for the one who may use pieces
 	pieces []piece       // the last used last
@@ -172,7 +240,9 @@ func (f *ranged) piece(ctx context.Context, off, need int64) (piece, error) {
 	size = min(max(size, need), maxPiece, f.is.size-off)
 	p := piece{off: off}
 	if len(f.pieces) == maxPieces {
-		p.p = f.pieces[0].p // nobody has it any more
+		if f.pieces[0].off > 0 {
+			p.p = f.pieces[0].p // nobody has it any more
+		}
 		f.pieces = f.pieces[1:]
 	}
 	if int64(cap(p.p)) < size {

@@ -14,6 +14,7 @@ import (
 	"net/netip"
 	"net/url"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -85,6 +86,9 @@ type origin struct {
 	requests prometheus.Counter
 	retried  prometheus.Counter
 	read     prometheus.Counter
+
+	mu     sync.Mutex
+	visits map[string]*visit // under way, by URL and number of bytes
 }
 
 func newOrigin(s Settings) (*origin, error) {
@@ -98,6 +102,7 @@ func newOrigin(s Settings) (*origin, error) {
 	}
 	o := &origin{
 		base: base, header: header, timeout: s.Timeout, retries: s.Retries, wait: minWait, spool: int64(s.Spool),
+		visits: map[string]*visit{},
 		requests: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "mediad_reader_http_requests_total", Help: "Requests to the origin."}),
 		retried: prometheus.NewCounter(prometheus.CounterOpts{

@@ -157,8 +157,11 @@ func (r *reader) open(ctx context.Context, req media.OpenRequest) (media.Source,
 // Cost implements media.Coster. It asks the origin for one byte.
 func (r *reader) Cost(ctx context.Context, req media.OpenRequest) (media.Cost, error) {
 	f, _, err := r.find(ctx, req, 1)
-	if err != nil {
+	switch {
+	case errors.Is(err, media.ErrNotFound): // it may be asked to open it all the same
 		return media.Cost{}, err
+	case err != nil:
+		return media.Cost{}, r.count(err)
 	}
 	return media.Cost{Place: "http", Base: media.CostHTTP}, f.Close()
 }

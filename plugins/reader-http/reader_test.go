@@ -631,6 +631,44 @@ func TestT34_OneIndexForAll(t *testing.T) {
 	}
 }
 
+// Those who open a file while it is asked for share the answer, but not the end of
+// the one who asks.
+func TestT34_OneRequestForAll(t *testing.T) {
+	var opens atomic.Int64
+	asked, answer := make(chan struct{}), make(chan struct{})
+	r := newTestReader(t, func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("Range") == "bytes=0-65535" && opens.Add(1) <= 2 {
+			asked <- struct{}{}
+			<-answer
+		}
+		serve(w, r)
+	}, nil)
+	leaving, leave := context.WithCancel(t.Context())
+	left := make(chan error)
+	go func() {
+		_, err := r.Open(leaving, media.OpenRequest{Name: "film.flv"})
+		left <- err
+	}()
+	<-asked
+	var all sync.WaitGroup
+	for range 20 {
+		all.Go(func() {
+			batches, err := read(t, r, "film.flv")
+			want(t, batches, err)
+		})
+	}
+	leave()
+	if err := <-left; !errors.Is(err, context.Canceled) {
+		t.Errorf("who left got %v", err)
+	}
+	<-asked // another goes on, and again all others wait for it
+	if n := opens.Load(); n != 2 {
+		t.Errorf("%d requests are under way, want one, after one that was left", n)
+	}
+	close(answer)
+	all.Wait()
+}
+
 // A context that ends leaves the source as it was; Close ends a Next that waits.
 func TestContextAndClose(t *testing.T) {
 	var stall atomic.Bool

@@ -520,7 +520,11 @@ func recordForEver(root string) {
 
 // Killed at any point, all that was written can be played after a repair.
 func TestT57_Kill(t *testing.T) {
-	for range 30 {
+	times := 30
+	if os.Getenv("TORTURE") != "" { // see docs/torture.md
+		times = 100
+	}
+	for range times {
 		root := t.TempDir()
 		child := exec.Command(os.Args[0])
 		child.Env = append(os.Environ(), "WRITERDISK_RECORD="+root)

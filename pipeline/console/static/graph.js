@@ -104,9 +104,8 @@ function picture(stages, edges) {
   for (const s of stages) {
     const { x, y } = places.get(full(s));
     const what = svg('text', { class: 'what', x: x + 10, y: y + 40 });
-    const label = s.name === s.kind ? s.name : `${s.name} (${s.kind})`;
     const group = svg('g', { 'data-stage': full(s) }, svg('title'), svg('rect', { class: 'box', x, y, width: box.width, height: box.height, rx: 6 }),
-      svg('text', { class: 'name', x: x + 10, y: y + 21 }, label.length > 20 ? label.slice(0, 19) + '…' : label), what);
+      svg('text', { class: 'name', x: x + 10, y: y + 21 }, s.name.length > 17 ? s.name.slice(0, 16) + '…' : s.name), what);
     image.append(group);
     boxes.set(full(s), { group, what });
   }

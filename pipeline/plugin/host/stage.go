@@ -282,26 +282,30 @@ func (s *Stage) Open(ctx context.Context, req media.OpenRequest) (media.Source, 
 	return newSource(s, req, r.process, src), nil
 }
 
-// open opens req once more when the process fails meanwhile, which need not be
-// because of it. The header is that of what was read before.
-func (s *Stage) open(ctx context.Context, req media.OpenRequest, header *media.Header) (*wire.Source, ready, error) {
-	open := func(ctx context.Context, r ready) (*wire.Source, error) { return r.reader.OpenAfter(ctx, req, header) }
-	src, r, err := call(ctx, s, "Open", open)
+// again makes a call once more when the process fails meanwhile, which need not be
+// because of it.
+func again[T any](ctx context.Context, s *Stage, what string, f func(ctx context.Context, r ready) (T, error)) (T, ready, error) {
+	value, r, err := call(ctx, s, what, f)
 	if err != nil && r.failed() && !errors.Is(err, errHangs) && ctx.Err() == nil {
-		src, r, err = call(ctx, s, "Open", open)
+		return call(ctx, s, what, f)
 	}
-	return src, r, err
+	return value, r, err
+}
+
+// open opens req. The header is that of what was read before.
+func (s *Stage) open(ctx context.Context, req media.OpenRequest, header *media.Header) (*wire.Source, ready, error) {
+	return again(ctx, s, "Open", func(ctx context.Context, r ready) (*wire.Source, error) { return r.reader.OpenAfter(ctx, req, header) })
 }
 
 // Cost implements media.Coster.
 func (s *Stage) Cost(ctx context.Context, req media.OpenRequest) (media.Cost, error) {
-	cost, _, err := call(ctx, s, "Cost", func(ctx context.Context, r ready) (media.Cost, error) { return r.reader.Cost(ctx, req) })
+	cost, _, err := again(ctx, s, "Cost", func(ctx context.Context, r ready) (media.Cost, error) { return r.reader.Cost(ctx, req) })
 	return cost, err
 }
 
 // Explain implements media.Explainer.
 func (s *Stage) Explain(ctx context.Context, req media.OpenRequest) ([]media.Candidate, error) {
-	list, _, err := call(ctx, s, "Explain", func(ctx context.Context, r ready) ([]media.Candidate, error) { return r.reader.Explain(ctx, req) })
+	list, _, err := again(ctx, s, "Explain", func(ctx context.Context, r ready) ([]media.Candidate, error) { return r.reader.Explain(ctx, req) })
 	return list, err
 }
 
