@@ -2,6 +2,8 @@
 # make build   the daemon, ./mediad
 # make plugins the stages that also are plugins, into plugins.d
 # make fuzz    each fuzz target for FUZZTIME (default 5s)
+# make torture every case of the torture list, with a table; make soak FOR=1h the daemon under a crowd
+# make cluster-test several hosts on this machine, in network namespaces
 # make bench   the frame path beside nginx-rtmp (BENCH=-quick for some of it); make bench-plugin the plugin wire
 # make dist    what is given to people: archives and Debian packages, in dist/out
 
@@ -9,13 +11,14 @@ GO       ?= go
 FUZZTIME ?= 5s
 LINT     := .tools/golangci-lint-v2.15.0
 
-.PHONY: build plugins test lint fuzz tools bench-plugin
+.PHONY: build plugins test cluster-test torture soak lint fuzz tools bench-plugin
 build:
 	$(GO) build -o mediad ./cmd/mediad
 
 test: tools lint
-	$(GO) test -race -timeout 15m ./...
+	$(GO) test -race -timeout 20m $$($(GO) list ./... | grep -v /e2e/cluster)
 	$(GO) -C examples/reader-s3 test -race ./...
+	$(MAKE) --no-print-directory cluster-test
 	$(MAKE) --no-print-directory fuzz
 
 lint: $(LINT)
@@ -25,10 +28,24 @@ lint: $(LINT)
 	$(GO) -C examples/reader-s3 vet ./...
 	cd examples/reader-s3 && ../../$(LINT) run ./...
 
-# The race detector needs a C compiler; ffmpeg and rtmpdump are the clients that
-# the tests use; the reader in Python needs gRPC.
+# Apart from the rest, since it measures times.
+cluster-test:
+	.ci/install ip:iproute2 tc:iproute2
+	$(GO) test -timeout 20m ./e2e/cluster
+
+torture: tools
+	$(GO) run ./torture
+	.ci/fuzz 1m
+
+FOR ?= 1h
+soak:
+	$(GO) run ./torture/soak -for $(FOR) -out docs/soak.md
+
+# The race detector needs a C compiler; ffmpeg, rtmpdump and Chromium are the clients that
+# the tests use, and npm gets those that run in a browser; the reader in Python needs gRPC.
 tools:
-	.ci/install gcc:gcc ffmpeg:ffmpeg ffprobe:ffmpeg rtmpdump:rtmpdump pgrep:procps \
+	.ci/install gcc:gcc ffmpeg:ffmpeg ffprobe:ffmpeg rtmpdump:rtmpdump pgrep:procps prlimit:util-linux \
+		chromium:chromium node:nodejs npm:npm \
 		/usr/lib/python3/dist-packages/grpc:python3-grpcio /usr/lib/python3/dist-packages/google/protobuf:python3-protobuf
 
 $(LINT):

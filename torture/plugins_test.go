@@ -1,0 +1,303 @@
+// Numbers 35 to 42: stages in processes of their own.
+
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/mediad/mediad/torture/lab"
+)
+
+// apart plays films from a reader in a process, and records a channel with a writer in one.
+const apart = `
+  apart:
+    - use: reader-disk
+      run: process
+      with: {root: ./media}
+    - use: stream
+      with: {app: apart}
+  asked:
+    - use: reader-disk
+      run: process
+      with: {root: ./media}
+    - use: broker
+    - use: stream
+      with: {app: asked}
+  lossy:
+    - use: ingest
+      with: {app: lossy, linger: 0s}
+    - use: broadcast
+      with: {window: 1s}
+    - use: stream
+      with: {app: lossy}
+  lossy-archive:
+    - from: lossy/broadcast
+    - use: archiver
+      with: {rotate: 24h}
+    - use: writer-disk
+      run: process
+      with: {root: ./lossy}
+`
+
+func TestTorments_Plugins(t *testing.T) {
+	t.Parallel()
+	h := open(t, apart)
+	for _, stage := range []string{reader, "asked/reader-disk", "lossy-archive/writer-disk"} {
+		h.plugin(t, stage)
+	}
+	h.suffer(t, []ordeal{
+		{36, "KilledInTheMiddle", killedInTheMiddle, "failed and is started again", `mediad_plugin_resumes_total{pipeline="apart"}`, false},
+		{36, "KilledWhileOpened", killedWhileOpened, "failed and is started again", `mediad_plugin_failures_total{pipeline="asked"}`, false},
+		{37, "Hangs", hangs, "failed and is started again", `mediad_plugin_failures_total{pipeline="apart"}`, true},
+		{38, "Garbage", garbage, "", "", false},
+		{39, "WrongVersion", wrongVersion, "", "", false},
+		{40, "MemoryHog", memoryHog, "hog", "", true},
+		{41, "Slow", slowWriter, "too slow", `mediad_archiver_lost_frames_total{cause="slow"}`, true},
+	})
+}
+
+// plugin is the process of a stage.
+func (h *house) plugin(t *testing.T, stage string) (pid int) {
+	t.Helper()
+	must(t, lab.Eventually(20*time.Second, func() error {
+		running, err := h.Plugins()
+		if err != nil {
+			return lab.Final(err)
+		}
+		lines := h.Log.From(0)
+		for _, line := range slices.Backward(lines) {
+			if _, rest, ok := strings.Cut(line, stage+": plugin started"); ok {
+				_, rest, _ = strings.Cut(rest, "pid=")
+				_, err := fmt.Sscan(rest, &pid)
+				if err == nil && slices.Contains(running, pid) {
+					return nil
+				}
+				break
+			}
+		}
+		return fmt.Errorf("%s does not run", stage)
+	}))
+	return pid
+}
+
+const reader = "apart/reader-disk"
+
+// long plays a film from the process that is more than can be under way from there.
+func (h *house) long(t *testing.T) *lab.Viewer {
+	t.Helper()
+	must(t, lab.WriteFilm(h.Path("media", "long.flv"), filmFrames, 60_000))
+	v, err := h.Screen("apart/long.flv", filmFrames)
+	must(t, err)
+	return v
+}
+
+// toTheEnd waits until the film has come whole.
+func toTheEnd(t *testing.T, v *lab.Viewer) {
+	t.Helper()
+	must(t, lab.Eventually(30*time.Second, func() error {
+		if v.Plays() > 0 {
+			return nil
+		}
+		if err := v.Err(); err != nil {
+			return lab.Final(err)
+		}
+		return errors.New("the film has not come to its end")
+	}))
+	_ = v.Close()
+}
+
+// killedInTheMiddle kills the reader while a film is played from it.
+func killedInTheMiddle(t *testing.T, h *house) {
+	v := h.long(t)
+	for i := range 2 {
+		must(t, v.Until(25*(i+1), 10*time.Second))
+		must(t, syscall.Kill(h.plugin(t, reader), syscall.SIGKILL))
+	}
+	toTheEnd(t, v)
+	h.plugin(t, reader)
+}
+
+// killedWhileOpened kills the reader while viewers come one after another: each gets its film.
+func killedWhileOpened(t *testing.T, h *house) {
+	h.shelve(t, "short.flv", film(t, 25))
+	var everybody sync.WaitGroup
+	over := make(chan struct{})
+	for range 8 {
+		everybody.Go(func() {
+			for {
+				if got, err := h.play(t.Context(), "asked/short.flv"); err != nil || got.unbroken() != 25 {
+					t.Errorf("%d frames of 25, then %s, %v", got.unbroken(), got.end, err)
+				}
+				select {
+				case <-over:
+					return
+				default:
+				}
+			}
+		})
+	}
+	for range 2 {
+		must(t, syscall.Kill(h.plugin(t, "asked/reader-disk"), syscall.SIGKILL))
+	}
+	h.plugin(t, "asked/reader-disk")
+	close(over)
+	everybody.Wait()
+}
+
+// hangs stops the process, which is killed for it.
+func hangs(t *testing.T, h *house) {
+	pid := h.plugin(t, reader)
+	v := h.long(t)
+	must(t, v.Until(10, 10*time.Second))
+	must(t, syscall.Kill(pid, syscall.SIGSTOP))
+	must(t, lab.Eventually(30*time.Second, func() error {
+		if alive(pid) {
+			return errors.New("it was not killed")
+		}
+		return nil
+	}))
+	toTheEnd(t, v)
+	h.plugin(t, reader)
+}
+
+// alive reports whether a process is there and no zombie, of which nobody has taken note.
+func alive(pid int) bool {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	return err == nil && !strings.Contains(string(stat), ") Z ")
+}
+
+// script makes an executable that is no stage, and checks that the daemon refuses a
+// file that names it, with all of these words.
+func (h *house) script(t *testing.T, name, text string, words ...string) {
+	t.Helper()
+	must(t, os.MkdirAll(h.Path("plugins.d"), 0o755))
+	path := h.Path("plugins.d", name)
+	must(t, os.WriteFile(path, []byte("#!/bin/sh\n"+text+"\n"), 0o755))
+	file := h.Path(name + ".yaml")
+	must(t, os.WriteFile(file, []byte("version: 1\nlisten: {}\nplugins: {dir: ./plugins.d}\npipelines:\n  x:\n    - use: "+name+
+		"\n    - use: stream\n      with: {app: x}\n"), 0o644))
+	out, code := h.Command("check", "-c", file)
+	for _, word := range words {
+		if !strings.Contains(out, word) {
+			t.Errorf("%q is missing in what is said:\n%s", word, out)
+		}
+	}
+	if code != 2 {
+		t.Errorf("exit code %d", code)
+	}
+	t.Logf("saw: %s; ", strings.TrimSpace(strings.ReplaceAll(out, h.Dir, "")))
+	must(t, os.Remove(path))
+}
+
+func garbage(t *testing.T, h *house) {
+	h.script(t, "reader-noise", "echo this is no plugin; sleep 60", "plugins.d/reader-noise", "this is no plugin")
+}
+
+func wrongVersion(t *testing.T, h *house) {
+	h.script(t, "reader-old", "echo '1|77|unix|/tmp/none|grpc'; sleep 60", "plugins.d/reader-old", "version 77")
+}
+
+// memoryHog adds a stage that may have less memory than it takes, and removes it again.
+func memoryHog(t *testing.T, h *house) {
+	reader := h.plugin(t, reader)
+	hog := "\n  hog:\n    - use: reader-disk\n      run: process\n      memory: 8MiB\n      with: {root: ./media}\n    - use: stream\n      with: {app: hog}\n"
+	must(t, h.Configure(healthy+apart+hog))
+	must(t, h.Reload())
+	must(t, lab.Eventually(60*time.Second, func() error {
+		if !strings.Contains(h.Log.Tail(50), "failures within") {
+			return errors.New("it is not given up")
+		}
+		return nil
+	}))
+	must(t, h.Configure(healthy+apart))
+	must(t, h.Reload())
+	if h.plugin(t, "apart/reader-disk") != reader {
+		t.Error("the other plugin has died too")
+	}
+}
+
+// slowWriter stops the writer for longer than its channel keeps frames.
+func slowWriter(t *testing.T, h *house) {
+	p, err := h.Publish(lab.Publication{Path: "lossy/slow", Size: 20_000})
+	must(t, err)
+	v, err := h.Watch("lossy/slow")
+	must(t, err)
+	must(t, v.Until(25, 10*time.Second))
+	writer := h.plugin(t, "lossy-archive/writer-disk")
+	must(t, syscall.Kill(writer, syscall.SIGSTOP))
+	must(t, v.Until(125, 10*time.Second)) // 4 s later
+	must(t, syscall.Kill(writer, syscall.SIGCONT))
+	must(t, v.Until(175, 10*time.Second))
+	must(t, errors.Join(v.Close(), p.Close()))
+	if h.plugin(t, "lossy-archive/writer-disk") != writer {
+		t.Error("the writer was replaced")
+	}
+}
+
+// A plugin that ends whenever it is started is given up after five times in a minute, and
+// nothing else with it.
+func TestT35_PluginKilledAtStart(t *testing.T) {
+	t.Parallel()
+	if !all {
+		return // it leaves the stage behind for good, and takes a daemon of its own
+	}
+	h := open(t, apart)
+	last := 0
+	must(t, lab.Eventually(60*time.Second, func() error {
+		if strings.Contains(h.Log.Tail(50), "5 failures within 1m0s") {
+			return nil
+		}
+		if running, err := h.Plugins(); err == nil {
+			for _, line := range slices.Backward(h.Log.From(0)) {
+				var pid int
+				if _, rest, ok := strings.Cut(line, reader+": plugin started"); ok {
+					_, rest, _ = strings.Cut(rest, "pid=")
+					_, _ = fmt.Sscan(rest, &pid)
+					if pid != last && slices.Contains(running, pid) {
+						last = pid
+						_ = syscall.Kill(pid, syscall.SIGKILL)
+					}
+					break
+				}
+			}
+		}
+		return errors.New("it is started again and again")
+	}))
+	if s := h.played(t, "apart/healthy.flv"); len(s.numbers) > 0 {
+		t.Errorf("%d frames of a reader that does not run", len(s.numbers))
+	}
+	if _, err := h.Get("/healthz"); err == nil || !strings.Contains(err.Error(), reader) {
+		t.Errorf("/healthz says %v", err)
+	}
+	h.unharmed(t)
+	t.Log("saw: given up after 5 times, /healthz names it, no frame of others missing")
+	h.close(t)
+}
+
+func TestT42_DaemonKilled(t *testing.T) {
+	t.Parallel()
+	h := open(t, apart)
+	h.plugin(t, reader)
+	h.plugin(t, "lossy-archive/writer-disk")
+	plugins, err := h.Plugins()
+	must(t, err)
+	h.Kill()
+	began := time.Now()
+	must(t, lab.Eventually(2*time.Second, func() error {
+		for _, pid := range plugins {
+			if alive(pid) {
+				return fmt.Errorf("process %d lives", pid)
+			}
+		}
+		return nil
+	}))
+	t.Logf("saw: %d plugins gone after %v", len(plugins), time.Since(began).Round(time.Millisecond))
+}
