@@ -40,7 +40,7 @@ func (c *Cluster) Claim(name string, takeover bool) (*Claim, error) {
 	claim.origin = claim.since
 
 	was := c.known(Key{Channel: name})
-	if o, ok := c.origin(was, now); ok && was.last != c.session {
+	if o, ok := c.origin(was, now); ok && (was.last != c.session || c.holdings[name] != nil) {
 		claim.origin = o
 	}
 	if old := c.claims[name]; old != nil {
