@@ -53,17 +53,26 @@ func write(t *testing.T, dir, name string) Files {
 // shake makes a connection between two configurations.
 func shake(t *testing.T, server, client *tls.Config) (tls.ConnectionState, error) {
 	t.Helper()
-	a, b := net.Pipe()
-	defer a.Close()
-	defer b.Close()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
 	served := make(chan error, 1)
 	go func() {
-		_, err := tls.Server(a, server).Write([]byte("x"))
-		_ = a.Close()
+		a, err := l.Accept()
+		if err == nil {
+			_, err = tls.Server(a, server).Write([]byte("x"))
+			_ = a.Close()
+		}
 		served <- err
 	}()
+	b, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
 	c := tls.Client(b, client)
-	_, err := c.Read(make([]byte, 1)) // in TLS 1.3 a server refuses after the client's handshake is done
+	_, err = c.Read(make([]byte, 1)) // in TLS 1.3 a server refuses after the client's handshake is done
 	_ = b.Close()
 	return c.ConnectionState(), errors.Join(err, <-served)
 }

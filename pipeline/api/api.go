@@ -303,7 +303,7 @@ func (a *api) explain(w http.ResponseWriter, r *http.Request) {
 		if !ok {
 			continue
 		}
-		candidates, err := e.Explain(r.Context(), media.OpenRequest{Name: rest, From: media.Newest})
+		candidates, err := e.Explain(r.Context(), media.OpenRequest{Name: rest})
 		switch {
 		case errors.Is(err, media.ErrNotFound):
 			fail(w, http.StatusNotFound, "%v", err)

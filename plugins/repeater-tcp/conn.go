@@ -220,16 +220,23 @@ func (r *repeater) dial(ctx context.Context, address string, first []byte) (*con
 }
 
 func (r *repeater) connect(ctx context.Context, address string) (net.Conn, error) {
-	d := net.Dialer{Timeout: handshake, Control: limitSilence}
-	if r.certs == nil {
-		return d.DialContext(ctx, "tcp", address)
+	ctx, cancel := context.WithTimeout(ctx, handshake)
+	defer cancel()
+	c, err := r.network.Dial(ctx, address)
+	if err != nil || r.certs == nil {
+		return c, err
 	}
 	host, _, err := net.SplitHostPort(address)
 	if err != nil {
+		c.Close()
 		return nil, err
 	}
-	t := tls.Dialer{NetDialer: &d, Config: r.certs.Client(host)}
-	return t.DialContext(ctx, "tcp", address)
+	t := tls.Client(c, r.certs.Client(host))
+	if err := t.HandshakeContext(ctx); err != nil {
+		c.Close()
+		return nil, err
+	}
+	return t, nil
 }
 
 // unavailable makes an error of the network one that others know. What the peer has said

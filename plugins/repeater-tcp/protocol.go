@@ -51,7 +51,7 @@
 // often the sender was too late for its own source and went on at a later keyframe, Missed how many frames it left out
 // by that, both since the Open. After Opened comes a Beat every quarter of a second. Its path is empty while
 // live media come from nobody; leaving is 1 when the node goes and another parent should be found. Of recorded media no
-// more bytes of bodies are sent than there is credit for, but for the rest of a batch; live media
+// more bytes of bodies are sent than there is credit for, but for the rest of a batch, and there need be none before the first is read; live media
 // need none, who reads them too slowly is moved to a later keyframe.
 
 package repeatertcp

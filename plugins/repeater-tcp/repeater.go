@@ -80,14 +80,17 @@ func (s *Settings) Check() error {
 }
 
 // Kind describes repeater-tcp.
-func Kind() stage.Kind {
+func Kind() stage.Kind { return Over(tcp{}) }
+
+// Over is Kind on another network.
+func Over(n Network) stage.Kind {
 	return stage.Kind{
 		Name:     "repeater-tcp",
 		Summary:  "Serves what feeds it to other nodes over TCP, and reads what they serve.",
 		Settings: func() any { return &Settings{Listen: ":4100", Children: 16} },
 		Ports:    stage.Ports{ProvidesReader: true, NeedsReader: stage.Any, Apart: true},
 		New: func(env stage.Env, settings any) (stage.Stage, error) {
-			return newRepeater(env, *settings.(*Settings))
+			return newRepeater(env, *settings.(*Settings), n)
 		},
 	}
 }
@@ -95,6 +98,7 @@ func Kind() stage.Kind {
 // A repeater is the stage.
 type repeater struct {
 	settings Settings
+	network  Network
 	name     string // of the stage
 	self     string // of the node
 	log      hclog.Logger
@@ -123,9 +127,9 @@ type repeater struct {
 	channels map[string]children // that peers have open here, by name
 }
 
-func newRepeater(env stage.Env, s Settings) (*repeater, error) {
+func newRepeater(env stage.Env, s Settings, n Network) (*repeater, error) {
 	r := &repeater{
-		settings: s, name: env.Name, log: env.Log, nodes: env.Nodes, drain: env.Drain,
+		settings: s, network: n, name: env.Name, log: env.Log, nodes: env.Nodes, drain: env.Drain,
 		pace:     usualPace,
 		closed:   make(chan struct{}, 1),
 		channels: map[string]children{},
@@ -206,8 +210,7 @@ func (r *repeater) serve(ctx context.Context) error {
 	}
 	failed := make(chan error, 1)
 	if r.settings.Listen != "" && r.inputs != nil {
-		config := net.ListenConfig{Control: limitSilence}
-		l, err := config.Listen(ctx, "tcp", r.settings.Listen)
+		l, err := r.network.Listen(ctx, r.settings.Listen)
 		if err != nil {
 			return err
 		}

@@ -69,7 +69,7 @@ func newNode(t *testing.T, name string, settings map[string]any, inputs ...media
 	for i, r := range inputs {
 		env.Inputs = append(env.Inputs, stage.Input{Name: fmt.Sprint("test/input", i), Reader: r})
 	}
-	if n.repeater, err = newRepeater(env, *decoded.(*Settings)); err != nil {
+	if n.repeater, err = newRepeater(env, *decoded.(*Settings), tcp{}); err != nil {
 		t.Fatal(err)
 	}
 	n.pace = quick

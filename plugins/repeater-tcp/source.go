@@ -52,7 +52,7 @@ func (u *upstream) Close() error {
 
 // open opens req at the peer at an address.
 func (r *repeater) open(ctx context.Context, address string, req media.OpenRequest) (*upstream, error) {
-	b := appendRequest(appendUint(begin(nil, kindOpen), window), req)
+	b := appendRequest(appendUint(begin(nil, kindOpen), 0), req)
 	c, err := r.dial(ctx, address, finish(b, 0, 0))
 	if err != nil {
 		return nil, fmt.Errorf("peer at %s: %w", address, err)
@@ -137,6 +137,7 @@ func (r *repeater) source(req media.OpenRequest, up *upstream) (media.Source, er
 type recorded struct {
 	up    *upstream
 	queue queue
+	begun bool  // Next has been called, and credit been given
 	taken int64 // bytes that Next has returned since credit was given for such
 	once  sync.Once
 }
@@ -175,16 +176,24 @@ func (s *recorded) Buffered() int { return s.queue.len() }
 
 // Next implements media.Source.
 func (s *recorded) Next(ctx context.Context) (*media.Batch, error) {
+	if !s.begun { // who opens and never reads, as a cache that has it all, costs the link nothing
+		s.begun = true
+		s.grant(window)
+	}
 	a, err := s.queue.get(ctx)
 	if err != nil {
 		return nil, err
 	}
 	if s.taken += int64(bodies(a.batch)); s.taken >= window/2 {
-		// When it cannot be sent, run fails too.
-		_ = s.up.send(finish(appendUint(begin(nil, kindCredit), uint64(s.taken)), 0, 0))
+		s.grant(s.taken)
 		s.taken = 0
 	}
 	return a.batch, nil
+}
+
+// grant lets the peer send so many more bytes. When it cannot be told, run fails too.
+func (s *recorded) grant(n int64) {
+	_ = s.up.send(finish(appendUint(begin(nil, kindCredit), uint64(n)), 0, 0))
 }
 
 // Close implements media.Source.

@@ -1,0 +1,77 @@
+// An outside nats-server in the place of the one in the members.
+
+package lab
+
+import (
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// natsService is service with a nats-server on a host of its own, which start starts
+// again after stop.
+func natsService(t *testing.T, hosts int) (nodes []*node, start, stop func()) {
+	t.Helper()
+	l := newLab(t, hosts+1)
+	h := l.hosts[hosts]
+	var server *exec.Cmd
+	start = func() {
+		server = h.command(filepath.Join(bin, "nats-server"), "--addr", h.address, "--jetstream", "--store_dir", t.TempDir())
+		server.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+		if err := server.Start(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	stop = func() {
+		_ = server.Process.Kill()
+		_ = server.Wait()
+	}
+	start()
+	t.Cleanup(stop)
+	for _, host := range l.hosts[:hosts] {
+		text := strings.Replace(serviceConfig, `listen: "ADDRESS:4222", join: [JOIN], role: ROLE, secret: lab, dir: ./member`, `nats: "nats://`+h.address+`:4222"`, 1)
+		nodes = append(nodes, host.node(strings.NewReplacer("NAME", host.name, "ADDRESS", host.address).Replace(text)))
+	}
+	for _, n := range nodes {
+		n.start()
+	}
+	for _, n := range nodes {
+		n.healthy()
+		n.sees(nodes...)
+	}
+	return nodes, start, stop
+}
+
+func TestOutsideNATS_PublishAndWatch(t *testing.T) {
+	t.Parallel()
+	nodes, _, _ := natsService(t, 3)
+	nodes[0].publish(show{"show", 'a', bits})
+	for _, n := range nodes {
+		v := n.watch("show")
+		v.from('a', time.Now().Add(2*time.Second))
+		v.whole(time.Time{})
+	}
+}
+
+func TestOutsideNATS_T59_OwnerKilled(t *testing.T) {
+	t.Parallel()
+	nodes, _, _ := natsService(t, 4)
+	ownerKilled(t, nodes)
+}
+
+func TestOutsideNATS_T61_OwnerPartitioned(t *testing.T) {
+	t.Parallel()
+	nodes, _, _ := natsService(t, 3)
+	partitioned(t, nodes)
+}
+
+// TestOutsideNATS_T62_NoControlPlane ends the server for a minute; it comes back
+// without its memory.
+func TestOutsideNATS_T62_NoControlPlane(t *testing.T) {
+	t.Parallel()
+	nodes, start, stop := natsService(t, 3)
+	withoutControl(t, nodes, stop, start)
+}

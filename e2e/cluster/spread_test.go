@@ -1,0 +1,157 @@
+// What repeaters are for: many viewers, few bytes between nodes.
+
+package lab
+
+import (
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+)
+
+// TestOneStreamBetweenTwoNodes is the arithmetic of the notes, counted on the links.
+func TestOneStreamBetweenTwoNodes(t *testing.T) {
+	const size, viewers, took = 10, 1000, 10 * time.Second
+	_, nodes := service(t, size)
+	var meters []*meter
+	for _, n := range nodes {
+		n.segment()
+		meters = append(meters, n.listen(false))
+	}
+	idle := over(meters, 5*time.Second)
+	nodes[0].publish(show{"show", 'a', bits})
+	var all []*viewer
+	for _, n := range nodes {
+		all = append(all, n.crowd("show", viewers/size)...)
+	}
+	for _, v := range all {
+		v.from('a', time.Time{})
+	}
+	began := time.Now()
+	crossed := over(meters, took)
+	received := 0
+	for _, v := range all {
+		v.whole(began)
+		received += len(v.frames(began))
+	}
+	if want := viewers * int(took/span); received < want*99/100 {
+		t.Errorf("the viewers got %d frames, want %d", received, want)
+	}
+
+	mbits := func(bytes int64, d time.Duration) float64 { return float64(bytes) * 8 / 1e6 / d.Seconds() }
+	remote := float64(viewers-viewers/size) * bits / 1e6
+	best := float64(size-1) * bits / 1e6
+	got := mbits(crossed.media.payload, took)
+	figure(t, "One stream between two nodes",
+		fmt.Sprintf("%d nodes, %d viewers, a channel of %d kbit/s, %v", size, viewers, bits/1000, took), [][]string{
+			{"between the nodes", "Mbit/s"},
+			{"if each remote viewer had a stream of its own", fmt.Sprintf("%.1f", remote)},
+			{"one stream to each of the other nodes", fmt.Sprintf("%.2f", best)},
+			{"measured: frames, with the repeaters' own messages", fmt.Sprintf("%.2f (%.3f of that)", got, got/best)},
+			{"the same on the wire, with TCP, IP and Ethernet headers and acknowledgements", fmt.Sprintf("%.2f", mbits(crossed.media.wire, took))},
+			{"control plane on the wire, under load", fmt.Sprintf("%.2f", mbits(crossed.other.wire, took))},
+			{"control plane on the wire, idle", fmt.Sprintf("%.2f", mbits(idle.other.wire, 5*time.Second))},
+		})
+	if got > 1.05*best {
+		t.Errorf("%.2f Mbit/s between the nodes, want at most %.2f", got, 1.05*best)
+	}
+}
+
+// TestAddedLatency compares when viewers of one node and of another have the same frames.
+func TestAddedLatency(t *testing.T) {
+	_, nodes := service(t, 2)
+	var near, far []*viewer
+	for i := range 8 {
+		name := fmt.Sprintf("show%d", i)
+		nodes[0].publish(show{name, 'a', bits})
+		near = append(near, nodes[0].watch(name))
+		far = append(far, nodes[1].watch(name))
+	}
+	for _, v := range slices.Concat(near, far) {
+		v.from('a', time.Time{})
+	}
+	began := time.Now()
+	near[0].from('a', began.Add(15*time.Second))
+	var added []time.Duration
+	for i := range near {
+		came := map[int]time.Time{}
+		for _, f := range near[i].frames(began) {
+			came[f.n] = f.came
+		}
+		for _, f := range far[i].frames(began) {
+			if at, ok := came[f.n]; ok {
+				added = append(added, f.came.Sub(at))
+			}
+		}
+	}
+	slices.Sort(added)
+	p := func(percent int) time.Duration { return added[(len(added)-1)*percent/100] }
+	ms := func(d time.Duration) string { return fmt.Sprintf("%.2f", float64(d)/1e6) }
+	figure(t, "Latency that a repeater adds", fmt.Sprintf("%d frames of 8 channels, for viewers of two nodes", len(added)), [][]string{
+		{"", "ms"}, {"median", ms(p(50))}, {"p99", ms(p(99))}, {"most", ms(p(100))},
+	})
+	if p(99) >= 10*time.Millisecond {
+		t.Errorf("a repeater adds %v at p99, want less than 10 ms", p(99))
+	}
+}
+
+// TestRepeaterCPU compares channels watched where they are published with channels watched
+// on another node, in turns.
+func TestRepeaterCPU(t *testing.T) {
+	const shows, bits, turns, took = 16, 8_000_000, 3, 5 * time.Second
+	const noise = 1.25 // of a machine that does other things too
+	_, nodes := service(t, 2, "- use: broadcast\n", "- use: broadcast\n      with: {linger: 100ms}\n")
+	idle := cpu(nodes, took)
+	for i := range shows {
+		nodes[0].publish(show{fmt.Sprintf("show%d", i), 'a', bits})
+	}
+	spent := func(n *node) time.Duration {
+		var all []*viewer
+		for i := range shows {
+			v := n.watch(fmt.Sprintf("show%d", i))
+			v.from('a', time.Time{})
+			all = append(all, v)
+		}
+		began := time.Now()
+		d := cpu(nodes, took) - idle
+		for _, v := range all {
+			v.whole(began)
+			v.close()
+		}
+		eventually(t, "nothing is repeated any more", func() error {
+			if repeated := nodes[1].metric("mediad_repeater_parents"); repeated > 0 {
+				return fmt.Errorf("%.0f channels are", repeated)
+			}
+			return nil
+		})
+		return d
+	}
+	var one, two time.Duration
+	for range turns {
+		one += spent(nodes[0])
+		two += spent(nodes[1])
+	}
+	gb := float64(shows*bits/8) * turns * took.Seconds() / 1e9
+	row := func(d time.Duration) string { return fmt.Sprintf("%.2f", d.Seconds()/gb) }
+	figure(t, "CPU of a repeater", fmt.Sprintf("%d channels of %d Mbit/s with one viewer each, %.2f GB, idle time subtracted", shows, bits/1_000_000, gb), [][]string{
+		{"", "s/GB"},
+		{"one ingest and one viewer, on one node", row(one)},
+		{"one ingest, the repeater on both its nodes, one viewer", row(two)},
+		{"so the repeater", row(two - one)},
+	})
+	if got, most := two-one, time.Duration(noise*float64(one)); got > most {
+		t.Errorf("a repeater costs %v, an ingest and a viewer %v", got, one)
+	}
+}
+
+// cpu is what the nodes use in a time.
+func cpu(nodes []*node, d time.Duration) (used time.Duration) {
+	for _, n := range nodes {
+		used -= n.cpu()
+	}
+	time.Sleep(d)
+	for _, n := range nodes {
+		used += n.cpu()
+	}
+	return used
+}
