@@ -30,8 +30,8 @@ lint: $(LINT)
 
 # Apart from the rest, since it measures times.
 cluster-test:
-	.ci/install ip:iproute2 tc:iproute2
-	$(GO) test -timeout 20m ./e2e/cluster
+	.ci/install ip:iproute2 tc:iproute2 openssl:openssl ffmpeg:ffmpeg
+	$(GO) test -parallel 8 -timeout 15m ./e2e/cluster
 
 torture: tools
 	$(GO) run ./torture

@@ -99,7 +99,7 @@ func TestAddedLatency(t *testing.T) {
 // on another node, in turns.
 func TestRepeaterCPU(t *testing.T) {
 	const shows, bits, turns, took = 16, 8_000_000, 3, 5 * time.Second
-	const noise = 1.25 // of a machine that does other things too
+	const noise = 1.5 // of a machine that does other things too: 0.87 to 1.27 were seen
 	_, nodes := service(t, 2, "- use: broadcast\n", "- use: broadcast\n      with: {linger: 100ms}\n")
 	idle := cpu(nodes, took)
 	for i := range shows {
