@@ -12,6 +12,7 @@ import (
 	"github.com/mediad/mediad/core/broadcast"
 	"github.com/mediad/mediad/core/cluster"
 	"github.com/mediad/mediad/core/media"
+	"github.com/mediad/mediad/core/stage"
 )
 
 // directory is the cluster as broadcasts know it.
@@ -29,25 +30,12 @@ func (d directory) Claim(name string, takeover bool) (broadcast.Claim, error) {
 // Hold implements broadcast.Directory.
 func (d directory) Hold(name string) broadcast.Holding { return d.Cluster.Hold(name) }
 
-// reachable is where other nodes, and those whom they send here, find a listener: on
-// its own address, or on the first of this machine that is not for itself alone.
+// reachable is where a listener is found, "" when there is none.
 func reachable(l net.Listener) string {
 	if l == nil {
 		return ""
 	}
-	host, port, _ := net.SplitHostPort(l.Addr().String())
-	if !net.ParseIP(host).IsUnspecified() {
-		return l.Addr().String()
-	}
-	host = "127.0.0.1"
-	addresses, _ := net.InterfaceAddrs() // without any there is this machine alone
-	for _, a := range addresses {
-		if n, ok := a.(*net.IPNet); ok && n.IP.IsGlobalUnicast() && n.IP.To4() != nil {
-			host = n.IP.String()
-			break
-		}
-	}
-	return net.JoinHostPort(host, port)
+	return stage.Reachable(l)
 }
 
 // elsewhere is the host of another node that clients may be sent to, one of those

@@ -121,6 +121,21 @@ func New(s Settings, log hclog.Logger, metrics prometheus.Registerer) (*Guard, e
 	return g, nil
 }
 
+// Start begins to Serve. stop is called once all clients have left, and returns when
+// nothing is left to tell, or cannot be told.
+func (g *Guard) Start() (stop func()) {
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		g.Serve(ctx)
+	}()
+	return func() {
+		cancel()
+		<-done
+	}
+}
+
 // Serve tells the callback of those who have left, until ctx ends; then of those that
 // are left to tell, for some seconds.
 func (g *Guard) Serve(ctx context.Context) {

@@ -107,12 +107,8 @@ func (in *Ingest) Serve(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	defer remove() // also in a panic, or the app would stay claimed
-	telling, told := context.WithCancel(context.WithoutCancel(ctx))
-	var guard sync.WaitGroup
-	guard.Go(func() { in.guard.Serve(telling) })
-	defer guard.Wait()
-	defer told() // once all have left
+	defer remove()           // also in a panic, or the app would stay claimed
+	defer in.guard.Start()() // stopped once all have left
 	<-ctx.Done()
 	remove()
 	in.mu.Lock()

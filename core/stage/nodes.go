@@ -2,7 +2,10 @@
 
 package stage
 
-import "context"
+import (
+	"context"
+	"net"
+)
 
 // Nodes is what a stage may ask about the cluster of which its daemon is a node.
 type Nodes interface {
@@ -29,4 +32,22 @@ type Peer struct {
 	// Path are the nodes that a live channel comes through on its way to the peer, the owner
 	// first and the peer last; nil for recorded media.
 	Path []string
+}
+
+// Reachable is where other nodes find a listener: on its own address, or, when it takes
+// what comes to any, on the first of this machine that is not for itself alone.
+func Reachable(l net.Listener) string {
+	host, port, err := net.SplitHostPort(l.Addr().String())
+	if err != nil || !net.ParseIP(host).IsUnspecified() {
+		return l.Addr().String()
+	}
+	host = "127.0.0.1"
+	addresses, _ := net.InterfaceAddrs() // without any there is this machine alone
+	for _, a := range addresses {
+		if n, ok := a.(*net.IPNet); ok && n.IP.IsGlobalUnicast() && n.IP.To4() != nil {
+			host = n.IP.String()
+			break
+		}
+	}
+	return net.JoinHostPort(host, port)
 }

@@ -132,12 +132,8 @@ func (s *stream) Serve(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("serve app %q: %w", s.app, err)
 	}
-	defer remove() // also in a panic, or the app would stay claimed
-	telling, told := context.WithCancel(context.WithoutCancel(ctx))
-	var guard sync.WaitGroup
-	guard.Go(func() { s.guard.Serve(telling) })
-	defer guard.Wait()
-	defer told() // once all have left
+	defer remove()          // also in a panic, or the app would stay claimed
+	defer s.guard.Start()() // stopped once all have left
 	<-ctx.Done()
 	limit, cancel := context.WithTimeout(context.Background(), s.env.Drain/10*9)
 	defer cancel()

@@ -1,5 +1,5 @@
 // Package web is the way out to viewers over HTTP: HTTP-FLV, also over WebSocket,
-// HLS with its low-latency variant, and MP4. It implements stream.Front, and knows
+// HLS with its low-latency variant, and MP4. It implements stream.Web, and knows
 // nothing of where media come from.
 //
 //	/APP/NAME.flv         HTTP-FLV of live or recorded media; ?start=SECONDS
@@ -98,10 +98,7 @@ type Server struct {
 	closed bool
 }
 
-var (
-	_ stream.Front = (*Server)(nil)
-	_ stream.Web   = (*Server)(nil)
-)
+var _ stream.Web = (*Server)(nil)
 
 // New returns a server. Close ends it.
 func New(o Options) *Server {
@@ -134,12 +131,6 @@ type app struct {
 	mu       sync.Mutex
 	channels map[string]*channel // watched as HLS, by name
 	visits   map[visitor]*visit
-}
-
-// HandlePlay implements stream.Front: without a reader, media can be watched as FLV
-// and live as MP4.
-func (s *Server) HandlePlay(name string, newPlayer func(stream.Viewer) stream.Player) (remove func(), err error) {
-	return s.HandleWatch(name, Watch{Forms: []Form{FLV, MP4}, NewPlayer: newPlayer})
 }
 
 // HandleWatch lets w be watched under the name of an app, until remove is called,

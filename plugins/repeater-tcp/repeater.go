@@ -283,22 +283,7 @@ func (r *repeater) address(l net.Listener) string {
 	if r.settings.Advertise != "" {
 		return r.settings.Advertise
 	}
-	host, port, err := net.SplitHostPort(l.Addr().String())
-	if err != nil {
-		return l.Addr().String()
-	}
-	if ip := net.ParseIP(host); ip != nil && !ip.IsUnspecified() {
-		return l.Addr().String()
-	}
-	host = "127.0.0.1"
-	addresses, _ := net.InterfaceAddrs() // without any the machine has loopback only
-	for _, a := range addresses {
-		if n, ok := a.(*net.IPNet); ok && n.IP.IsGlobalUnicast() && n.IP.To4() != nil {
-			host = n.IP.String()
-			break
-		}
-	}
-	return net.JoinHostPort(host, port)
+	return stage.Reachable(l)
 }
 
 // maxConnections bounds the peers that are connected, and who tries to be one.
