@@ -55,7 +55,7 @@ func run(ctx context.Context, args []string) error {
 	var b bench
 	viewers := flags.String("viewers", "100,500,1000,3000", "numbers of viewers of the live stream, may be empty")
 	others := flags.String("tables", "stuck,storm,demand,ingest,archive", "the other tables, may be empty")
-	only := flags.String("only", "", "the servers to run, such as floor,mediad,nginx: those whose names contain one of these")
+	only := flags.String("only", "", "the servers to run, such as floor,mediad,nginx: those whose names contain one of these, or are =this")
 	flags.DurationVar(&b.time, "time", 10*time.Second, "how long each is measured")
 	flags.IntVar(&b.joiners, "joiners", 40, "how many join one after another, while the others watch")
 	flags.StringVar(&b.binary, "mediad", "", "a daemon that is built already")
@@ -145,7 +145,7 @@ func (b *bench) wanted(name string) bool {
 		}
 	}
 	for _, s := range b.only {
-		if strings.Contains(name, s) {
+		if exact, ok := strings.CutPrefix(s, "="); ok && name == exact || !ok && strings.Contains(name, s) {
 			return true
 		}
 	}

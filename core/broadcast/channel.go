@@ -436,35 +436,55 @@ func (cur *cursor) Buffered() int {
 	return int(c.ring.next - max(cur.next, c.ring.first))
 }
 
-// Feed is the same for all cursors of a channel.
-func (cur *cursor) Feed() any { return cur.channel }
+// Place returns the channel, and the number of the batch that Next will return. The channel
+// is nil while Next waits for a keyframe.
+func (cur *cursor) Place() (channel any, at uint64) {
+	if cur.joining {
+		return nil, cur.next
+	}
+	return cur.channel, cur.next
+}
+
+// Move has Next go on with the batch at: what was before it was read elsewhere.
+func (cur *cursor) Move(at uint64) {
+	c := cur.channel
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	cur.next, cur.frames = at, c.ring.before(max(at, c.ring.first))
+}
 
 // Ready is closed once a batch has come after the call, or the channel has ended.
-func (cur *cursor) Ready() <-chan struct{} {
-	c := cur.channel
+func (c *channel) Ready() <-chan struct{} {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
 	return c.wake
 }
 
-// Take appends all batches that there are to dst. It takes none when the cursor
-// is about to skip, or the channel is at its end.
-func (cur *cursor) Take(dst []*media.Batch) ([]*media.Batch, error) {
-	c := cur.channel
+// Take appends all batches from at on to dst, and returns the number of what comes next.
+// It takes none when a cursor there would skip, or is at the end.
+func (c *channel) Take(dst []*media.Batch, at uint64) ([]*media.Batch, uint64, error) {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
 	switch {
-	case cur.joining || cur.next < c.ring.first:
-		return dst, errSkips
-	case cur.next == c.ring.next && c.ended:
-		return dst, io.EOF
+	case at < c.ring.first:
+		return dst, at, errSkips
+	case at == c.ring.next && c.ended:
+		return dst, at, io.EOF
 	}
-	for ; cur.next < c.ring.next; cur.next++ {
-		s := c.ring.slot(cur.next)
-		cur.frames = s.frames + uint64(len(s.batch.Frames()))
-		dst = append(dst, s.batch)
+	for ; at < c.ring.next; at++ {
+		dst = append(dst, c.ring.slot(at).batch)
 	}
-	return dst, nil
+	return dst, at, nil
+}
+
+// Pending is how many bytes of batches there are from at on.
+func (c *channel) Pending(at uint64) int {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	if at >= c.ring.next {
+		return 0
+	}
+	return c.ring.total - c.ring.slot(max(at, c.ring.first)).total
 }
 
 // errSkips is no error of the channel: Next is to be called.

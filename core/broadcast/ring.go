@@ -21,12 +21,14 @@ type ring struct {
 	bytes       int
 	payload     int    // the part of bytes that is frames
 	frames      uint64 // frames appended since the ring began
+	total       int    // payload appended since the ring began
 	clock       media.Clock
 }
 
 type slot struct {
 	batch  *media.Batch
 	frames uint64 // frames appended before this batch
+	total  int    // payload appended before this batch
 }
 
 func newRing(window time.Duration, memory int) *ring {
@@ -45,7 +47,7 @@ func (r *ring) append(b *media.Batch) {
 	if r.next-r.first == uint64(len(r.slots)) {
 		r.grow()
 	}
-	*r.slot(r.next) = slot{b, r.frames}
+	*r.slot(r.next) = slot{b, r.frames, r.total}
 	frames := b.Frames()
 	r.frames += uint64(len(frames))
 	for i := range frames {
@@ -57,6 +59,7 @@ func (r *ring) append(b *media.Batch) {
 	r.next++
 	r.bytes += b.Size()
 	r.payload += len(b.Slab())
+	r.total += len(b.Slab())
 
 	for r.first+1 < r.next {
 		old := r.slot(r.first)

@@ -9,6 +9,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"time"
@@ -37,7 +38,7 @@ type link struct {
 
 func newLink(ctx context.Context, conn net.Conn, m *metrics, timeout time.Duration) *link {
 	l := &link{conn: conn, window: window}
-	l.wire = &wire{ctx: ctx, conn: conn, bytes: m.bytes.WithLabelValues("in")}
+	l.wire = &wire{ctx: ctx, conn: conn, from: newReceiver(conn), bytes: m.bytes.WithLabelValues("in")}
 	l.in = newChunkReader(l.wire, m.drop)
 	l.out.conn, l.out.timeout, l.out.bytes = conn, timeout, m.bytes.WithLabelValues("out")
 	l.out.prompt = newPrompt(conn)
@@ -164,6 +165,7 @@ func onStatus(st stream.Status) []byte {
 type wire struct {
 	ctx   context.Context // reads fail once it has ended
 	conn  net.Conn
+	from  io.Reader     // reads from conn
 	idle  time.Duration // how long each read may take; 0: the deadline set with until holds
 	bytes prometheus.Counter
 	total uint64
@@ -184,7 +186,7 @@ func (w *wire) Read(p []byte) (int, error) {
 	if err := context.Cause(w.ctx); err != nil {
 		return 0, err
 	}
-	n, err := w.conn.Read(p)
+	n, err := w.from.Read(p)
 	w.total += uint64(n)
 	w.bytes.Add(float64(n))
 	return n, err

@@ -34,17 +34,11 @@ func (p prompt) exists() bool { return p.fd > 0 }
 // returns within microseconds, and there are tens of thousands of them a second.
 func (p prompt) write(queue [][]byte) (written int, err error) {
 	for len(queue) > 0 {
-		var pieces [64]syscall.Iovec
-		count, size := 0, 0
-		for count < min(len(pieces), len(queue)) {
-			b := queue[count]
-			pieces[count].Base = unsafe.SliceData(b)
-			pieces[count].SetLen(len(b))
+		pieces, size := queue[:min(maxPieces, len(queue))], 0
+		for _, b := range pieces {
 			size += len(b)
-			count++
 		}
-		message := syscall.Msghdr{Iov: &pieces[0], Iovlen: uint64(count)}
-		n, _, errno := syscall.RawSyscall(syscall.SYS_SENDMSG, uintptr(p.fd), uintptr(unsafe.Pointer(&message)), syscall.MSG_DONTWAIT|syscall.MSG_NOSIGNAL)
+		n, errno := p.send(pieces)
 		switch {
 		case errno == syscall.EINTR:
 			continue
@@ -53,13 +47,33 @@ func (p prompt) write(queue [][]byte) (written int, err error) {
 		case errno != 0:
 			return written, errno
 		}
-		written += int(n)
-		if int(n) < size { // the socket is full
+		written += n
+		if n < size { // the socket is full
 			return written, nil
 		}
-		queue = queue[count:]
+		queue = queue[len(pieces):]
 	}
 	return written, nil
+}
+
+// maxPieces is how many pieces one system call writes.
+const maxPieces = 64
+
+// send is one system call. For one piece, as most rounds have, it is the one of less work.
+func (p prompt) send(pieces [][]byte) (int, syscall.Errno) {
+	const flags = syscall.MSG_DONTWAIT | syscall.MSG_NOSIGNAL
+	if b := pieces[0]; len(pieces) == 1 {
+		n, _, errno := syscall.RawSyscall6(syscall.SYS_SENDTO, uintptr(p.fd), uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(len(b)), flags, 0, 0)
+		return int(n), errno
+	}
+	var vec [maxPieces]syscall.Iovec
+	for i, b := range pieces {
+		vec[i].Base = unsafe.SliceData(b)
+		vec[i].SetLen(len(b))
+	}
+	message := syscall.Msghdr{Iov: &vec[0], Iovlen: uint64(len(pieces))}
+	n, _, errno := syscall.RawSyscall(syscall.SYS_SENDMSG, uintptr(p.fd), uintptr(unsafe.Pointer(&message)), flags)
+	return int(n), errno
 }
 
 // writeAll writes all of queue, which it changes, to conn, whose prompt p is, and waits

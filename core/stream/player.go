@@ -259,9 +259,14 @@ func (p *player) drained() event {
 }
 
 func (p *player) receive(e event) {
-	if p.off == nil {
-		p.off = map[media.Track]bool{}
+	switch {
+	case e.on:
+		delete(p.off, e.track)
+	case p.off == nil:
+		p.off = map[media.Track]bool{e.track: true}
+	default:
+		p.off[e.track] = true
 	}
-	p.off[e.track] = !e.on
+	p.fed = p.feeds(p.source)
 	p.viewer.Receive(e.track, e.on)
 }

@@ -12,6 +12,7 @@ package stream
 import (
 	"context"
 	"fmt"
+	"math"
 	"runtime"
 	"slices"
 	"sync"
@@ -21,19 +22,29 @@ import (
 	"github.com/mediad/mediad/core/stage"
 )
 
-// A Feed is a Source that many read at the same place, such as a cursor of a
-// broadcast.
+// A Feed is live media that many read at the same place, such as a channel of a
+// broadcast. Its batches are numbered in the order in which they came. Feeds can be compared.
 type Feed interface {
-	media.Source
-	media.Buffered
-	// Feed is the same for all who read the same, and can be compared.
-	Feed() any
 	// Ready is closed once there is something that was not there at the time of
 	// the call, be it a batch or the end.
 	Ready() <-chan struct{}
-	// Take appends what there is to dst. It fails, having taken nothing, when it
-	// cannot go on as Next would: at the end, or where frames are skipped.
-	Take(dst []*media.Batch) ([]*media.Batch, error)
+	// Take appends the batches from number at on to dst, and returns the number of what
+	// comes next. It fails when that is not what a reader would be given there: at the end,
+	// or where frames are skipped.
+	Take(dst []*media.Batch, at uint64) (batches []*media.Batch, next uint64, err error)
+	// Pending is how many bytes Take would have, about.
+	Pending(at uint64) int
+}
+
+// A Fed is a Source that reads a Feed.
+type Fed interface {
+	media.Source
+	media.Buffered
+	// Place returns the Feed, and the number of the batch that comes next. The Feed is
+	// nil where that is not certain.
+	Place() (feed any, at uint64)
+	// Move goes on at another, before which all was read elsewhere.
+	Move(at uint64)
 }
 
 // A Prompt is a Viewer that can write without waiting.
@@ -49,10 +60,13 @@ const (
 	// A frame waits for others this many times as long as a round takes beyond
 	// freeRound, but no longer than longestHold: they are written together then.
 	// So few viewers get each frame at once, and of many each gets several with
-	// one system call.
+	// one system call. longestHold is a little more than an AAC frame at 44.1 kHz lasts: with
+	// a little less, each would begin a round of its own. Bytes that take as long to copy as
+	// the call does beside that are enough: then nothing is gained by waiting.
 	holdFactor  = 10
 	freeRound   = time.Millisecond
-	longestHold = 30 * time.Millisecond
+	longestHold = 24 * time.Millisecond
+	enough      = 32 << 10
 	// dryAfter is how long nothing comes before viewers are told so.
 	dryAfter = 5 * time.Second
 	// fullRound is the number of viewers from which it pays to begin another
@@ -67,41 +81,57 @@ type rounds struct {
 	running sync.WaitGroup
 
 	mu sync.Mutex
-	of map[any][]*round // by what Feed returns
+	of map[Feed][]*round
 }
 
 // A round is a number of viewers that watch the same.
+//
+// All who ride have been sent the same, so that the system call is nearly all there is
+// to do for each. Where they stand the round knows, and tells a player who leaves.
 type round struct {
-	feed    any // what its players watch: the key in rounds.of
+	feed    Feed
 	latency Latency
 	metrics *metrics
 	size    int           // players that board or ride; guarded by rounds.mu
 	empty   chan struct{} // closed when the last has left
 	boarded chan struct{} // holds one, after a player has boarded
 
-	mu     sync.Mutex // held while writing: riders belong to the round's goroutine then
-	riders []*player
+	mu       sync.Mutex // held while writing: players belong to the round's goroutine then
+	boarding []*player  // who stand where they came, until the next write
+	riders   []rider
+	at       uint64      // what riders are sent next
+	sent     media.Clock // what riders have been sent
+	bytes    int         // sent to a rider who was there from the beginning
 
-	took          time.Duration  // by writing, on average
-	batches       []*media.Batch // taken for the player at hand
-	last, merged  []*media.Batch // what merge was given and has returned
-	frames, bytes int            // written, not yet counted
+	took         time.Duration  // by writing, on average
+	batches      []*media.Batch // taken
+	last, merged []*media.Batch // what merge was given and has returned
+}
+
+// A rider is a player and its viewer.
+type rider struct {
+	*player
+	Prompt
 }
 
 // rides reports whether what comes next can be sent in a round.
 func (p *player) rides() bool {
-	return p.feed != nil && p.batch == nil && !p.jump && p.until == forever &&
-		p.through == media.NoClock && p.feed.Buffered() == 0
+	if p.fed == nil || p.batch != nil || p.jump || p.until != forever || p.through != media.NoClock {
+		return false
+	}
+	feed, _ := p.fed.Place()
+	return feed != nil && p.fed.Buffered() == 0
 }
 
-// board has what is new of p.feed sent in a round. The goroutine of p ends with it, and is
+// board has what is new sent in a round. The goroutine of p ends with it, and is
 // begun again once p has left the round: at an event, or where the rest is p's own to do.
 func (p *player) board() {
-	r := p.stage.rounds.join(p.feed.Feed())
+	feed, _ := p.fed.Place()
+	r := p.stage.rounds.join(feed.(Feed))
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	p.round = r
-	r.riders = append(r.riders, p)
+	r.boarding = append(r.boarding, p)
 	p.stay = context.AfterFunc(p.calm, func() {
 		r.remove(p)
 		p.run()
@@ -115,9 +145,20 @@ func (p *player) board() {
 func (r *round) remove(p *player) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if i := slices.Index(r.riders, p); i >= 0 {
-		r.riders = slices.Delete(r.riders, i, i+1)
-	}
+	r.boarding = slices.DeleteFunc(r.boarding, func(x *player) bool { return x == p })
+	r.riders = slices.DeleteFunc(r.riders, func(x rider) bool {
+		if x.player == p {
+			r.settle(p)
+		}
+		return x.player == p
+	})
+}
+
+// settle tells p, who has ridden, where it stands.
+func (r *round) settle(p *player) {
+	p.fed.Move(r.at)
+	p.sent, p.from = r.sent, r.sent.Max()
+	p.bytes += r.bytes - p.before
 }
 
 // putOff leaves p, which r has no longer, to its own goroutine. The caller holds r.mu.
@@ -139,7 +180,7 @@ func (p *player) alight() {
 }
 
 // join finds the round with the fewest viewers, or begins one.
-func (rs *rounds) join(feed any) *round {
+func (rs *rounds) join(feed Feed) *round {
 	rs.mu.Lock()
 	defer rs.mu.Unlock()
 	var least *round
@@ -187,76 +228,166 @@ func (r *round) run() {
 			case <-ready:
 			case <-r.boarded:
 			case <-silence.C:
-				r.disperse()
+				r.dry()
 				continue
 			case <-r.empty:
 				return
 			}
 			since = time.Now()
 		}
-		hold := r.latency.hold(r.took) - time.Since(since)
-		if hold <= 0 {
-			continue
-		}
-		timer.Reset(hold)
-		select {
-		case <-timer.C:
-		case <-r.empty:
+		if !r.gather(timer, r.latency.hold(r.took)-time.Since(since)) {
 			return
 		}
 	}
+}
+
+// gather waits for more to be written with what there is, and reports false when
+// there is nobody left to write to.
+func (r *round) gather(timer *time.Timer, hold time.Duration) bool {
+	if hold <= 0 {
+		return true
+	}
+	timer.Reset(hold)
+	for {
+		pending, more := r.pending()
+		if pending >= enough {
+			return true
+		}
+		select {
+		case <-more:
+		case <-timer.C:
+			return true
+		case <-r.empty:
+			return false
+		}
+	}
+}
+
+// pending is how much waits to be written to each rider, and what is closed when there is
+// more. A latency that is given holds, however much there is.
+func (r *round) pending() (bytes int, more <-chan struct{}) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.latency != Auto || len(r.riders) == 0 {
+		return 0, nil
+	}
+	more = r.feed.Ready() // before it is asked, so that nothing is missed
+	return r.feed.Pending(r.at), more
 }
 
 // write writes what is new to all, and returns what is closed when there is more.
 func (r *round) write() <-chan struct{} {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if len(r.riders) == 0 {
+	ready := r.feed.Ready() // before anything is read, so that nothing is missed
+	from := uint64(math.MaxUint64)
+	if len(r.riders) > 0 {
+		from = r.at
+	}
+	for _, p := range r.boarding {
+		_, at := p.fed.Place()
+		from = min(from, at)
+	}
+	if from == math.MaxUint64 {
 		return nil
 	}
-	ready := r.riders[0].feed.Ready() // before anything is read, so that nothing is missed
-	r.riders = slices.DeleteFunc(r.riders, func(p *player) bool {
-		if p.step(r) {
-			return false
-		}
-		p.putOff()
-		return true
-	})
+	var next uint64
+	var err error
+	if r.batches, next, err = r.feed.Take(r.batches[:0], from); err != nil {
+		r.dismiss() // they meet it again
+		return nil
+	}
+	before := r.at
+	r.at = next
+	if len(r.riders) > 0 {
+		r.serve(r.batches[before-from:])
+	}
+	r.seat(r.batches, from)
 	clear(r.batches) // they are not kept alive while nothing comes
-	r.metrics.frames.Add(float64(r.frames))
-	r.metrics.bytes.Add(float64(r.bytes))
-	r.frames, r.bytes = 0, 0
 	return ready
 }
 
-// disperse leaves all players to themselves, to say that nothing comes.
-func (r *round) disperse() {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	for _, p := range r.riders {
-		p.dry = true
-		p.putOff()
+// serve sends all riders the batches, which are what comes next for them.
+func (r *round) serve(batches []*media.Batch) {
+	if len(batches) == 0 {
+		return
 	}
-	r.riders = nil
+	batches = r.merge(batches)
+	frames, bytes := 0, 0
+	for _, b := range batches {
+		for _, f := range b.Frames() {
+			*r.sent.At(f.Track) = f.DTS
+			bytes += len(f.Body)
+		}
+		frames += len(b.Frames())
+	}
+	r.bytes += bytes
+	r.metrics.frames.Add(float64(frames * len(r.riders)))
+	r.metrics.bytes.Add(float64(bytes * len(r.riders)))
+	r.riders = slices.DeleteFunc(r.riders, func(x rider) bool {
+		done, err := x.Try(batches)
+		if done && err == nil {
+			return false
+		}
+		r.settle(x.player)
+		x.say(err)
+		x.owed = !done
+		x.putOff()
+		return true
+	})
 }
 
-// step sends p what is new, and reports false when p is to go on by itself.
-func (p *player) step(r *round) bool {
-	var err error
-	if r.batches, err = p.feed.Take(r.batches[:0]); err != nil {
-		return false // p meets it again
+// seat sends those who board what they do not have of the batches, the first of which has the number
+// from: then they are where riders are.
+func (r *round) seat(batches []*media.Batch, from uint64) {
+	for _, p := range r.boarding {
+		if _, at := p.fed.Place(); !p.catchUp(r.merge(batches[at-from:])) {
+			p.fed.Move(r.at)
+			p.putOff()
+			continue
+		}
+		if len(r.riders) == 0 {
+			r.sent = p.sent
+		}
+		p.before = r.bytes
+		r.riders = append(r.riders, rider{p, p.prompt})
 	}
-	if len(r.batches) == 0 {
+	clear(r.boarding)
+	r.boarding = r.boarding[:0]
+}
+
+// catchUp sends p what is new, and reports false when p is to go on by itself.
+func (p *player) catchUp(batches []*media.Batch) bool {
+	if len(batches) == 0 {
 		return true
 	}
-	batches := r.merge(r.batches)
 	done, err := p.prompt.Try(batches)
-	frames, bytes := p.count(batches)
-	r.frames += frames
-	r.bytes += bytes
+	p.count(batches)
 	p.say(err)
 	p.owed = !done
 	return done && err == nil
+}
+
+// dry leaves all players to themselves, to say that nothing comes.
+func (r *round) dry() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, x := range r.riders {
+		x.dry = true
+	}
+	r.dismiss()
+}
+
+// dismiss leaves all players to themselves.
+func (r *round) dismiss() {
+	for _, x := range r.riders {
+		r.settle(x.player)
+		x.putOff()
+	}
+	for _, p := range r.boarding {
+		p.putOff()
+	}
+	r.riders, r.boarding = nil, nil
 }
 
 // merge makes as few batches as it can of those that follow each other: what is

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -144,6 +145,50 @@ func complete(t *testing.T, who string, v *screen, sent []media.Frame, latency t
 			t.Fatalf("%s: frame %d is %v late", who, i, late)
 		}
 	}
+}
+
+// Who boards while frames are held back for others, or leaves then, misses nothing and
+// gets nothing twice, and is known to have been sent what it was.
+func TestRoundComeAndGo(t *testing.T) {
+	onAir(t, Latency(100*ms), func(t *testing.T, sink media.Sink, watch func(Viewer) Player) {
+		viewers, players := make([]*prompt, 60), make([]Player, 60)
+		var coming sync.WaitGroup
+		for i := range viewers {
+			viewers[i] = &prompt{screen: newScreen(), refuse: 2 + i%5}
+			coming.Go(func() {
+				time.Sleep(time.Duration(i) * 37 * ms)
+				players[i] = watch(viewers[i])
+				players[i].Play(Request{App: "live", Name: "show", Start: StartAny, Length: -1})
+				time.Sleep(time.Second + time.Duration(i)*7*ms)
+				if i%3 == 0 {
+					players[i].Close()
+				}
+			})
+		}
+		sent := broadcastSeconds(t, sink, 5)
+		coming.Wait()
+		if err := sink.Close(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(400 * ms)
+		for i, v := range viewers {
+			players[i].Close()
+			got, bytes := v.frames(), 0
+			from := slices.IndexFunc(sent, func(f media.Frame) bool { return f.DTS == got[0].DTS && f.Track == got[0].Track })
+			if from < 0 || !sent[from].Key || v.tries == 0 || i%3 != 0 && from+len(got) != len(sent) {
+				t.Fatalf("viewer %d: %d frames from number %d on, in %d rounds", i, len(got), from, v.tries)
+			}
+			for j, f := range got {
+				bytes += len(f.Body)
+				if want := sent[from+j]; f.Track != want.Track || f.DTS != want.DTS {
+					t.Fatalf("viewer %d: frame %d is %v %v, want %v %v", i, j, f.Track, f.DTS, want.Track, want.DTS)
+				}
+			}
+			if p := players[i].(*player); p.bytes < bytes || i%3 != 0 && p.bytes != bytes {
+				t.Errorf("viewer %d was sent %d bytes, %d are counted", i, bytes, p.bytes)
+			}
+		}
+	})
 }
 
 // A viewer can do anything in a round that it can do outside of it.

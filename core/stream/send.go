@@ -37,9 +37,10 @@ type pace struct {
 	batch   *media.Batch // read, and not sent
 	fresh   bool         // batch is no continuation of the one before
 	skipper Skipper      // the source, or nil
-	feed    Feed         // the source, or nil when it is none or the viewer is no Prompt
+	fed     Fed          // the source, or nil when it is none or nothing can be sent in a round
 	owed    bool         // the viewer has something left to write
 	round   *round       // which p is in, or has just left
+	before  int          // what it had sent to others before p rode
 	stay    func() bool  // keeps an event from taking p off the round; false: it has done so
 	alone   bool         // the round has left what comes next to p
 	dry     bool         // nothing has come for a while, which the client is to be told
@@ -62,12 +63,19 @@ func (p *player) attach(s media.Source, first *media.Batch, start time.Duration)
 	if p.skipper, _ = s.(Skipper); p.skipper != nil {
 		p.skips = p.skipper.Skips()
 	}
-	if p.prompt != nil {
-		p.feed, _ = s.(Feed)
-	}
+	p.fed = p.feeds(s)
 }
 
-func (p *player) detach() { p.batch, p.skipper, p.feed, p.dry = nil, nil, nil, false }
+func (p *player) detach() { p.batch, p.skipper, p.fed, p.dry = nil, nil, nil, false }
+
+// feeds returns s if p can be sent in rounds what s reads: all of it, and without waiting.
+func (p *player) feeds(s media.Source) Fed {
+	if p.prompt == nil || len(p.off) > 0 {
+		return nil
+	}
+	fed, _ := s.(Fed)
+	return fed
+}
 
 // work sends what is due, and returns what came of it. It waits for that until
 // p.calm ends.
@@ -177,7 +185,7 @@ func (p *player) early() time.Duration {
 	switch {
 	case !p.info.Live:
 		return p.batch.DTS() - p.base - p.buffer - slack - time.Since(p.since)
-	case p.feed == nil && !p.jump:
+	case p.fed == nil && !p.jump:
 		if b, ok := p.source.(media.Buffered); ok && b.Buffered() == 0 {
 			return p.stage.rounds.latency.hold(0)
 		}

@@ -63,7 +63,7 @@ func Kind(front Front, web Web) stage.Kind {
 				metrics:  metrics,
 				players:  map[*player]struct{}{},
 				audience: map[string]map[string]int{},
-				rounds:   rounds{latency: set.Latency, metrics: metrics, of: map[any][]*round{}},
+				rounds:   rounds{latency: set.Latency, metrics: metrics, of: map[Feed][]*round{}},
 			}, nil
 		},
 	}
