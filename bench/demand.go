@@ -78,18 +78,19 @@ func (b *bench) demandOnce(ctx context.Context, paced, warm bool) error {
 		if err := b.forget(); err != nil {
 			return err
 		}
-		var hits, misses float64 // before the last job, and then its own
-		l, err := b.measure(ctx, c.contender, func(s *server) {
-			hits = s.metric(ctx, "mediad_cache_hits_total")
-			misses = s.metric(ctx, "mediad_cache_misses_total") + s.metric(ctx, "mediad_cache_coalesced_total")
-		}, jobs...)
+		var hits, misses, hit, missed float64 // in all, and in the last job
+		l, err := b.measure(ctx, c.contender, look{at: func(s *server) {
+			h := s.metric(ctx, "mediad_cache_hits_total")
+			m := s.metric(ctx, "mediad_cache_misses_total") + s.metric(ctx, "mediad_cache_coalesced_total")
+			hit, missed, hits, misses = h-hits, m-misses, h, m
+		}}, jobs...)
 		if err != nil {
 			return err
 		}
 		lines[c.name] = l
 		rate := ""
-		if hits > 0 {
-			rate = fmt.Sprintf("%.0f %%", 100*hits/(hits+misses))
+		if hit > 0 {
+			rate = fmt.Sprintf("%.0f %%", 100*hit/(hit+missed))
 		}
 		fmt.Printf("| %s | %.3f | %s | %s | %d | %.2f | %s | %.0f | %.2f |\n", c.name, l.cpu, ratio(l, lines["nginx-rtmp"]), ratio(l, lines["nginx over HTTP"]),
 			l.Missing+int64(l.Lost), l.diskReads/float64(l.Bytes), rate, l.resident, l.gigabytes())

@@ -46,7 +46,7 @@ func (b *bench) live(ctx context.Context, n int) error {
 		if j.Floor = c.floor == ""; j.Floor {
 			j.Joiners, j.Publishers = 0, 0 // it keeps nothing for them, and sends what it makes
 		}
-		l, err := b.measure(ctx, c, nil, j)
+		l, err := b.measure(ctx, c, look{}, j)
 		if err != nil {
 			return err
 		}
@@ -81,11 +81,11 @@ func (b *bench) stuck(ctx context.Context) error {
 			time.Sleep(100 * time.Millisecond)
 		}
 		var most, last, skips, ended float64
-		l, err := b.measure(ctx, c, func(s *server) {
+		l, err := b.measure(ctx, c, look{often: true, at: func(s *server) {
 			last = kernelMemory(ctx)
 			most = max(most, last)
 			skips, ended = s.metric(ctx, "mediad_stream_skips_total"), s.metric(ctx, `mediad_rtmp_closed_total{cause="slow"}`)
-		}, job{Address: rtmpAddress, App: "live", Publishers: 1, Viewers: 100, Stuck: 100, Warm: 2 * time.Second, Time: slow + stuck})
+		}}, job{Address: rtmpAddress, App: "live", Publishers: 1, Viewers: 100, Stuck: 100, Warm: 2 * time.Second, Time: slow + stuck})
 		if err != nil {
 			return err
 		}
@@ -105,7 +105,7 @@ func (b *bench) storm(ctx context.Context) error {
 			continue
 		}
 		var skips float64
-		l, err := b.measure(ctx, c, func(s *server) { skips = s.metric(ctx, "mediad_stream_skips_total") },
+		l, err := b.measure(ctx, c, look{at: func(s *server) { skips = s.metric(ctx, "mediad_stream_skips_total") }},
 			job{Address: rtmpAddress, App: "live", Publishers: 1, Viewers: 1000, Storm: 1000, Warm: 3 * time.Second, Time: 2 * time.Second})
 		if err != nil {
 			return err

@@ -179,22 +179,36 @@ func ratio(l, other line) string {
 }
 
 // measure runs a server, and the load client on it, once for each job. What is
-// measured is the last. during is called while that goes on, and after it.
-func (b *bench) measure(ctx context.Context, c contender, during func(*server), jobs ...job) (l line, err error) {
+// measured is the last. look is called after each.
+func (b *bench) measure(ctx context.Context, c contender, look look, jobs ...job) (l line, err error) {
 	s, err := c.start(ctx, b.dir)
 	if err != nil {
 		return l, fmt.Errorf("%s: %w", c.name, err)
 	}
 	defer s.stop()
 	for _, j := range jobs {
-		if l, err = b.do(ctx, s, during, j); err != nil {
+		if l, err = b.do(ctx, s, look, j); err != nil {
 			return l, fmt.Errorf("%s: %w\n%s", c.name, err, s.log)
 		}
 	}
 	return l, nil
 }
 
-func (b *bench) do(ctx context.Context, s *server, during func(*server), j job) (l line, err error) {
+// A look is what else is asked of a server: after each job, and twice a second while it goes
+// on if often is set, which costs the server something.
+type look struct {
+	often bool
+	at    func(*server)
+}
+
+func (l look) ticks() <-chan time.Time {
+	if !l.often {
+		return nil
+	}
+	return time.Tick(500 * time.Millisecond)
+}
+
+func (b *bench) do(ctx context.Context, s *server, look look, j job) (l line, err error) {
 	l.server = s
 	p, err := json.Marshal(j)
 	if err != nil {
@@ -224,21 +238,19 @@ func (b *bench) do(ctx context.Context, s *server, during func(*server), j job) 
 		defer close(measured)
 		lines.Scan() // the same for all: the joiners are not measured
 	}()
-	for tick := time.NewTicker(500 * time.Millisecond); during != nil; {
+	for ticks := look.ticks(); ; {
 		select {
-		case <-tick.C:
-			during(s)
+		case <-ticks:
+			look.at(s)
 			continue
 		case <-measured:
 		}
-		tick.Stop()
 		break
 	}
-	<-measured
 	cpu := s.cpu() - before
 	l.resident, l.diskReads = s.resident(), s.diskReads()-read
-	if during != nil {
-		during(s)
+	if look.at != nil {
+		look.at(s)
 	}
 	if !lines.Scan() {
 		return l, errFailed

@@ -35,11 +35,11 @@ func (b *bench) publishers(ctx context.Context, n int, contenders []contender, h
 		}
 		recordings := filepath.Join(b.dir, "recordings")
 		var first, last int64
-		l, err := b.measure(ctx, c, func(*server) {
+		l, err := b.measure(ctx, c, look{often: true, at: func(*server) {
 			if last = size(recordings); first == 0 {
 				first = last
 			}
-		}, job{Address: rtmpAddress, App: "live", Publishers: n, Warm: 3 * time.Second, Time: b.time})
+		}}, job{Address: rtmpAddress, App: "live", Publishers: n, Warm: 3 * time.Second, Time: b.time})
 		if err != nil {
 			return err
 		}
