@@ -74,7 +74,7 @@ func (b *bench) stuck(ctx context.Context) error {
 		if !b.wanted(c.name) {
 			continue
 		}
-		for range 100 { // of the server before
+		for range 600 { // of the server before
 			if kernelMemory(ctx) == 0 {
 				break
 			}
