@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/mediad/mediad/core/amf"
+	"github.com/mediad/mediad/core/nowait"
 	"github.com/mediad/mediad/core/stream"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/yutopp/go-rtmp/handshake"
@@ -40,7 +41,7 @@ func newLink(ctx context.Context, conn net.Conn, m *metrics, timeout time.Durati
 	l.wire = &wire{ctx: ctx, conn: conn, bytes: m.bytes.WithLabelValues("in")}
 	l.in = newChunkReader(l.wire, m.drop)
 	l.out.conn, l.out.timeout, l.out.bytes = conn, timeout, m.bytes.WithLabelValues("out")
-	l.out.prompt = newPrompt(conn)
+	l.out.socket = nowait.Of(conn)
 	return l
 }
 
