@@ -8,7 +8,7 @@
 //
 // What goes to each viewer as it comes (FLV, live MP4) is written by the viewer's
 // player, as over RTMP (viewer.go). Live HLS has one muxer a channel (live.go). For
-// recorded HLS and MP4 a film is read through once, and from then on is read
+// recorded HLS and MP4 the frames of a film are looked through once, and from then on it is read
 // where a request begins (film.go).
 package web
 
