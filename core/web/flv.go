@@ -31,6 +31,11 @@ func (a *app) serveFLV(w http.ResponseWriter, r *http.Request, name string) erro
 	}
 	w.Header().Set("Content-Type", "video/x-flv")
 	if r.Method == http.MethodHead {
+		pass, err := a.admit(r.Context(), req, FLV)
+		if err != nil {
+			return err
+		}
+		pass.Done(0)
 		return a.exists(w, r, name)
 	}
 	return a.watch(w, r, req, FLV, &flvEncoder{})
