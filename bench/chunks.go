@@ -23,8 +23,8 @@ const (
 	typeCommand   = 20
 )
 
-// A walker takes apart the bytes of one connection.
-type walker struct {
+// A chunkWalker takes apart the bytes of one connection.
+type chunkWalker struct {
 	size    int // of chunks
 	left    int // bytes of the chunk under way
 	current *chunkStream
@@ -46,7 +46,7 @@ func (s *chunkStream) isKey() bool {
 }
 
 // walk takes p and calls w.message at the end of each message.
-func (w *walker) walk(p []byte) {
+func (w *chunkWalker) walk(p []byte) {
 	for len(p) > 0 {
 		if w.left == 0 {
 			w.header[w.have] = p[0]
@@ -80,7 +80,7 @@ var headerSize = [4]int{12, 8, 4, 1}
 
 // begin is the end of a header. Timestamps do not matter here, so a run must end
 // before they are extended, after 4 h 39 min.
-func (w *walker) begin() {
+func (w *chunkWalker) begin() {
 	h := w.header[:]
 	s := w.streams[h[0]&0x3f]
 	if s == nil {

@@ -39,10 +39,10 @@ type crowd struct {
 }
 
 type viewer struct {
-	*walker           // nil: what comes is no RTMP
-	next    [2]uint64 // number of the frame to come on each track, 0: any
-	storm   time.Time // when one of a storm began to connect; its frames are not measured
-	shown   bool      // it has had a keyframe
+	walker           // nil: what comes is not looked at
+	next   [2]uint64 // number of the frame to come on each track, 0: any
+	storm  time.Time // when one of a storm began to connect; its frames are not measured
+	shown  bool      // it has had a keyframe
 }
 
 func newCrowd() (*crowd, error) {
@@ -110,8 +110,14 @@ func (c *crowd) add(ctx context.Context, j job, number int, storm time.Time) err
 	return syscall.EpollCtl(c.epoll, syscall.EPOLL_CTL_ADD, fd, &syscall.EpollEvent{Events: syscall.EPOLLIN, Fd: int32(fd)})
 }
 
-func newWalker(j job, message func(*chunkStream)) *walker {
-	w := &walker{size: 128, message: message}
+// A walker takes apart what comes on one connection.
+type walker interface{ walk(p []byte) }
+
+func newWalker(j job, message func(*chunkStream)) walker {
+	if j.FLV != "" {
+		return &tagWalker{message: message}
+	}
+	w := &chunkWalker{size: 128, message: message}
 	if j.Floor {
 		w.size = pubChunk
 	}

@@ -20,6 +20,9 @@ func mediad(settings string, env ...string) func(context.Context, string) (*serv
 	}
 }
 
+// overHTTP is the contender whose viewers do not come by RTMP.
+const overHTTP = "mediad HTTP-FLV"
+
 var liveContenders = []contender{
 	{"floor, a write per message", "", atFloor(0)},
 	{"floor, gathered 100 ms", "", atFloor(100)},
@@ -29,6 +32,7 @@ var liveContenders = []contender{
 	{"mediad latency 0", "floor, a write per message", mediad("latency: 0s")},
 	{"mediad latency 100ms", "floor, gathered 100 ms", mediad("latency: 100ms")},
 	{"mediad latency 350ms", "floor, gathered 350 ms", mediad("latency: 350ms")},
+	{overHTTP, "floor, a write per message", mediad("")},
 	{"mediad GOMEMLIMIT 256MiB", "floor, a write per message", mediad("", "GOMEMLIMIT=256MiB")},
 }
 
@@ -45,6 +49,9 @@ func (b *bench) live(ctx context.Context, n int) error {
 		j := job{Address: rtmpAddress, App: "live", Publishers: 1, Viewers: n, Joiners: b.joiners, Warm: 3 * time.Second, Time: b.time}
 		if j.Floor = c.floor == ""; j.Floor {
 			j.Joiners, j.Publishers = 0, 0 // it keeps nothing for them, and sends what it makes
+		}
+		if c.name == overHTTP {
+			j.FLV = httpAddress
 		}
 		l, err := b.measure(ctx, c, look{}, j)
 		if err != nil {

@@ -4,6 +4,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -21,7 +22,8 @@ import (
 // A job is what the load client is to do.
 type job struct {
 	Address, App string
-	Floor        bool // the server is the floor: no RTMP but chunks, and no publisher
+	FLV          string // where the viewers are sent HTTP-FLV, "": they come to Address
+	Floor        bool   // the server is the floor: no RTMP but chunks, and no publisher
 	Publishers   int
 	Viewers      int
 	Stuck        int           // viewers beside those, who read slowly while it is measured for half the time, and then not at all
@@ -111,8 +113,12 @@ func load(ctx context.Context, args []string) error {
 // dial connects and plays, and returns the socket with all but the handshake
 // still to be read.
 func dial(ctx context.Context, j job, number int) (net.Conn, error) {
-	conn, err := new(net.Dialer).DialContext(ctx, "tcp", j.Address)
+	conn, err := new(net.Dialer).DialContext(ctx, "tcp", cmp.Or(j.FLV, j.Address))
 	if err != nil || j.Floor {
+		return conn, err
+	}
+	if j.FLV != "" {
+		_, err = fmt.Fprintf(conn, "GET /%s/show.flv HTTP/1.1\r\nHost: localhost\r\n\r\n", j.App)
 		return conn, err
 	}
 	name, start := "show", -2000 // start: any, in ms

@@ -2,6 +2,8 @@ package e2e
 
 import (
 	"errors"
+	"io"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -87,4 +89,38 @@ func TestRtmpdumpDownloadsAndResumes(t *testing.T) {
 	if at := expectRun(t, "from 4 s", packets(t, part, "video"), want, 600); at != 100 {
 		t.Errorf("from 4 s: begins at packet %d, want 100", at)
 	}
+}
+
+// TestPlaylistOfAFileWithTables checks that media are not read to be listed.
+func TestPlaylistOfAFileWithTables(t *testing.T) {
+	t.Parallel()
+	d := start(t, onDemand)
+	source := film(t, 30, "mp4")
+	d.shelve(source, "film.mp4")
+	info, err := os.Stat(source)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{"/vod/film/index.m3u8", "/vod/film.mp4"} {
+		r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+d.http+path, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Header.Set("Range", "bytes=0-99")
+		resp, err := http.DefaultClient.Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		body, err := io.ReadAll(resp.Body)
+		resp.Body.Close()
+		if err != nil || resp.StatusCode/100 != 2 || len(body) < 100 {
+			t.Errorf("%s: %s, %d bytes, %v", path, resp.Status, len(body), err)
+		}
+	}
+	if read := d.metric("mediad_reader_disk_read_bytes_total"); read > float64(info.Size())/4 {
+		t.Errorf("%.0f bytes were read of %d", read, info.Size())
+	}
+	want := packets(t, source, "video")
+	expectSame(t, "HLS", hashes(packets(t, "http://"+d.http+"/vod/film/index.m3u8", "video")), hashes(want))
+	expectSame(t, "MP4", hashes(packets(t, "http://"+d.http+"/vod/film.mp4", "video")), hashes(want))
 }

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/go-hclog"
+	"github.com/mediad/mediad/core/access"
 	"github.com/mediad/mediad/core/cluster"
 	"github.com/mediad/mediad/core/stage"
 	"github.com/mediad/mediad/core/web"
@@ -41,6 +42,7 @@ type daemon struct {
 	metrics prometheus.Gatherer
 	rtmp    server
 	pages   *web.Server
+	tickets *access.Tickets
 	cluster *cluster.Cluster // nil when the daemon is alone
 	stages  *pipeline.Supervisor
 
@@ -159,6 +161,7 @@ func (d *daemon) api(l net.Listener, page http.Handler, drain func(within time.D
 		Drain:    drain,
 		Console:  page,
 		Media:    d.pages.Handler(),
+		Ticket:   d.tickets.Issue,
 	}
 	if d.cluster != nil {
 		options.Cluster = d.cluster

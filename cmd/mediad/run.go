@@ -8,6 +8,7 @@ import (
 	"os"
 
 	"github.com/hashicorp/go-hclog"
+	"github.com/mediad/mediad/core/access"
 	"github.com/mediad/mediad/core/cluster"
 	"github.com/mediad/mediad/core/rtmp"
 	"github.com/mediad/mediad/core/stage"
@@ -50,9 +51,9 @@ func run(ctx context.Context, g *pipeline.Graph, log hclog.Logger) error {
 		collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 	)
-	d := &daemon{graph: g, log: log, metrics: metrics}
+	d := &daemon{graph: g, log: log, metrics: metrics, tickets: access.NewTickets()}
 	server := rtmp.New(rtmp.Options{Log: log.Named("rtmp"), Metrics: metrics, Drain: g.Drain, Elsewhere: d.elsewhere})
-	d.rtmp, d.pages = server, web.New(web.Options{Log: log.Named("web"), Metrics: metrics})
+	d.rtmp, d.pages = server, web.New(web.Options{Log: log.Named("web"), Metrics: metrics, Tickets: d.tickets})
 	d.kinds = kinds(server, d.pages)
 	var nodes stage.Nodes
 	var err error

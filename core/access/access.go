@@ -234,7 +234,7 @@ func (g *Guard) take(r Request, c claims) (*Pass, error) {
 
 // A Pass is a client that was let in.
 type Pass struct {
-	guard   *Guard
+	guard   *Guard // nil for who is there by a ticket, and is not counted
 	request Request
 	user    string
 	since   time.Time
@@ -250,6 +250,9 @@ func (p *Pass) Done(bytes int64) {
 	}
 	p.once.Do(func() {
 		p.free()
+		if p.guard == nil {
+			return
+		}
 		if c := p.guard.callback; c != nil {
 			c.tell(p.request, bytes, time.Since(p.since))
 		}

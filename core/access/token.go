@@ -37,9 +37,9 @@ const leeway = 10 * time.Second
 type claims struct {
 	jwt.RegisteredClaims
 	Name    string   `json:"name"`
-	Actions []Action `json:"actions"`
-	Address string   `json:"address"`
-	Viewers int      `json:"viewers"`
+	Actions []Action `json:"actions,omitempty"`
+	Address string   `json:"address,omitempty"`
+	Viewers int      `json:"viewers,omitempty"`
 	raw     string
 }
 
@@ -102,15 +102,10 @@ func readKey(file string) (crypto.PublicKey, error) {
 
 // verify returns what the token of r says, if that is what r asks for.
 func (v *verifier) verify(r Request) (claims, error) {
-	var c claims
 	if v == nil {
-		return c, nil
+		return claims{}, nil
 	}
-	c.raw = r.Params.Get("token")
-	if c.raw == "" {
-		return c, errors.New("a token is missing, it is sent as NAME?token=TOKEN")
-	}
-	_, err := v.parser.ParseWithClaims(c.raw, &c, func(*jwt.Token) (any, error) { return v.key, nil })
+	c, err := v.read(r)
 	if err != nil {
 		return c, err
 	}
@@ -124,6 +119,16 @@ func (v *verifier) verify(r Request) (claims, error) {
 		return c, fmt.Errorf("the token is not for action %q", r.Action)
 	}
 	return c, c.from(r.Address)
+}
+
+// read returns what the token of r says.
+func (v *verifier) read(r Request) (c claims, err error) {
+	c.raw = r.Params.Get("token")
+	if c.raw == "" {
+		return c, errors.New("a token is missing, it is sent as NAME?token=TOKEN")
+	}
+	_, err = v.parser.ParseWithClaims(c.raw, &c, func(*jwt.Token) (any, error) { return v.key, nil })
+	return c, err
 }
 
 // from checks the address that the token is for.

@@ -57,6 +57,14 @@ func (s *source) Buffered() int {
 	return 0
 }
 
+// Outline is that of the input's source.
+func (s *source) Outline(ctx context.Context, add func(*media.Header, media.Frame, int) error) error {
+	s.mu.Lock()
+	src := s.src
+	s.mu.Unlock()
+	return media.Outline(ctx, src, add)
+}
+
 func (s *source) Next(ctx context.Context) (*media.Batch, error) {
 	for {
 		if s.life.Err() != nil {

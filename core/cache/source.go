@@ -40,6 +40,16 @@ type source struct {
 
 func (s *source) Info() media.Info { return s.object.info }
 
+// Outline is that of upstream, which is opened for it.
+func (s *source) Outline(ctx context.Context, add func(*media.Header, media.Frame, int) error) error {
+	src, err := (&fetch{object: s.object, from: s.from, peer: s.peer}).open(ctx)
+	if err != nil {
+		return fmt.Errorf("read %s: %w", s.object.info.Name, err)
+	}
+	defer src.Close() //nolint:errcheck // nothing was written
+	return media.Outline(ctx, src, add)
+}
+
 // Next returns the next batch. One that is in memory costs no allocation.
 func (s *source) Next(ctx context.Context) (*media.Batch, error) {
 	o := s.object

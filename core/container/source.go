@@ -23,6 +23,7 @@ type File interface {
 type Source struct {
 	info   media.Info
 	file   File
+	index  media.Index
 	next   func(context.Context) (*media.Batch, error)
 	failed func(error) error
 	err    error // what ended the source
@@ -34,7 +35,7 @@ type Source struct {
 // what Next returns for it; it is not told of the end of the file, a context or Close.
 func NewSource(info media.Info, f File, index media.Index, from time.Duration, failed func(error) error) *Source {
 	info.Start, info.Duration = index.Span()
-	return &Source{info: info, file: f, next: index.Batches(f, from), failed: failed}
+	return &Source{info: info, file: f, index: index, next: index.Batches(f, from), failed: failed}
 }
 
 // Info implements media.Source.
@@ -61,6 +62,16 @@ func (s *Source) Next(ctx context.Context) (*media.Batch, error) {
 	}
 	s.err = err
 	return nil, err
+}
+
+// Outline implements media.Outlined.
+func (s *Source) Outline(ctx context.Context, add func(*media.Header, media.Frame, int) error) error {
+	if x, ok := s.index.(interface {
+		Outline(func(*media.Header, media.Frame, int) error) error
+	}); ok {
+		return x.Outline(add)
+	}
+	return errors.ErrUnsupported
 }
 
 // Close implements media.Source.

@@ -132,6 +132,24 @@ type Buffered interface {
 	Buffered() int
 }
 
+// Outlined is a Source that may know the frames of its media without reading them, as that of
+// a file with a table of its samples does.
+type Outlined interface {
+	// Outline calls add with each frame from the first one on, wherever the source stands,
+	// until that fails. The body ends after the codec header and belongs to the caller; size is
+	// what all of it has, in bytes. The error is add's, or errors.ErrUnsupported where
+	// the frames are not known before they are read.
+	Outline(ctx context.Context, add func(h *Header, f Frame, size int) error) error
+}
+
+// Outline is that of src, if it has one.
+func Outline(ctx context.Context, src Source, add func(h *Header, f Frame, size int) error) error {
+	if o, ok := src.(Outlined); ok {
+		return o.Outline(ctx, add)
+	}
+	return errors.ErrUnsupported
+}
+
 // Routed is a Source of live media that knows the nodes which they came through,
 // their owner's first and this one last. The path may change while the source is
 // open; it is empty while nobody sends.

@@ -73,13 +73,7 @@ func (x *Index) read(ctx context.Context, f media.File, i int, builder *media.Bu
 		body := builder.Body(head + f.size)
 		coding.putHead(body, f.key, f.cts)
 		copy(body[head:], s.data[s.at[i]:])
-		builder.Add(media.Frame{
-			Track: f.track,
-			Key:   f.key,
-			DTS:   time.Duration(f.dts) * time.Millisecond,
-			PTS:   time.Duration(f.dts+f.cts) * time.Millisecond,
-			Body:  body,
-		})
+		builder.Add(f.in(body))
 	}
 	return builder.Batch(x.header), nil
 }

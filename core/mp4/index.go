@@ -243,6 +243,34 @@ func (x *Index) unpack(frames []frame, i int) []frame {
 	return frames
 }
 
+// Outline calls add with each frame, as media.Outlined says, until that fails.
+func (x *Index) Outline(add func(*media.Header, media.Frame, int) error) error {
+	var frames []frame
+	for i := range x.parts {
+		frames = x.unpack(frames[:0], i)
+		for _, f := range frames {
+			coding := x.coding(f.track)
+			head := make([]byte, coding.headSize())
+			coding.putHead(head, f.key, f.cts)
+			if err := add(x.header, f.in(head), len(head)+f.size); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// in returns f with a body.
+func (f frame) in(body []byte) media.Frame {
+	return media.Frame{
+		Track: f.track,
+		Key:   f.key,
+		DTS:   time.Duration(f.dts) * time.Millisecond,
+		PTS:   time.Duration(f.dts+f.cts) * time.Millisecond,
+		Body:  body,
+	}
+}
+
 // Span implements media.Index.
 func (x *Index) Span() (start, duration time.Duration) {
 	return time.Duration(x.start) * time.Millisecond, time.Duration(x.end-x.start) * time.Millisecond

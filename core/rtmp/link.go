@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/mediad/mediad/core/amf"
+	"github.com/mediad/mediad/core/nowait"
 	"github.com/mediad/mediad/core/stream"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/yutopp/go-rtmp/handshake"
@@ -38,10 +39,10 @@ type link struct {
 
 func newLink(ctx context.Context, conn net.Conn, m *metrics, timeout time.Duration) *link {
 	l := &link{conn: conn, window: window}
-	l.wire = &wire{ctx: ctx, conn: conn, from: newReceiver(conn), bytes: m.bytes.WithLabelValues("in")}
+	l.wire = &wire{ctx: ctx, conn: conn, from: nowait.Reader(conn), bytes: m.bytes.WithLabelValues("in")}
 	l.in = newChunkReader(l.wire, m.drop)
 	l.out.conn, l.out.timeout, l.out.bytes = conn, timeout, m.bytes.WithLabelValues("out")
-	l.out.prompt = newPrompt(conn)
+	l.out.socket = nowait.Of(conn)
 	return l
 }
 

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/mediad/mediad/core/media"
+	"github.com/mediad/mediad/core/nowait"
 	"github.com/prometheus/client_golang/prometheus"
 	rtmpmsg "github.com/yutopp/go-rtmp/message"
 )
@@ -64,7 +65,7 @@ type output struct {
 	mu      sync.Mutex
 	closed  atomic.Bool
 	limited bool               // the connection has a write deadline
-	prompt  prompt             // writes without waiting; none when the connection cannot
+	socket  nowait.Socket      // writes without waiting; none when the connection cannot
 	err     error              // the first failure; nothing is written after it
 	clocks  [tracks]trackClock // what the chunk streams of the tracks count from
 	queue   [][]byte           // what flush will write, in order
@@ -166,7 +167,7 @@ func (o *output) write() error {
 	var n int
 	var err error
 	if conn, ok := o.conn.(*net.TCPConn); ok {
-		n, err = o.prompt.writeAll(conn, o.iov)
+		n, err = o.socket.WriteAll(conn, o.iov)
 	} else {
 		n, err = o.writeJoined()
 	}
@@ -200,23 +201,14 @@ func (o *output) try(shared [][]byte) (done bool, err error) {
 		o.queue = append(o.queue, shared...)
 		queue = o.queue
 	}
-	n, err := o.prompt.write(queue)
+	n, err := o.socket.Write(queue)
 	o.bytes.Add(float64(n))
 	if err != nil {
 		o.err = fmt.Errorf("write to the client: %w", err)
 	}
-	rest, n := after(queue, n)
+	rest, n := nowait.After(queue, n)
 	o.keep(rest, n)
 	return len(rest) == 0, o.err
-}
-
-// after is what is left of queue after n bytes, and how many of them are of its first piece.
-func after(queue [][]byte, n int) (rest [][]byte, first int) {
-	for len(queue) > 0 && n >= len(queue[0]) {
-		n -= len(queue[0])
-		queue = queue[1:]
-	}
-	return queue, n
 }
 
 // keep makes rest the queue, without its first n bytes. It may be a part of the queue.

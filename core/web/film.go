@@ -1,6 +1,6 @@
 // Recorded media as HLS and MP4. Both need to know all frames of a film before the
 // first byte: the durations of the segments, and the sizes and times in the moov.
-// Readers tell no such thing, so a film is read through once. What is kept of it are
+// Some sources know them (media.Outlined); else a film is read through once. What is kept of it are
 // tables; its frames are read again, from the cache if there is one, where a
 // request begins.
 
@@ -60,7 +60,7 @@ type part struct {
 // partTarget is the least duration of a segment; it ends with a GOP.
 const partTarget = 4 * time.Second
 
-// A scanner makes a film of the batches that it is given.
+// A scanner makes a film of the frames that it is given.
 type scanner struct {
 	film
 	header *media.Header
@@ -73,9 +73,18 @@ type scanner struct {
 	before [][2]int // first of all units
 }
 
-// scan reads source through.
+// scan makes the film of a source: of its outline if it has one, else it is read through.
 func scan(ctx context.Context, source media.Source) (*film, error) {
-	s := &scanner{film: film{version: source.Info().Version}}
+	s := newScanner(source)
+	err := media.Outline(ctx, source, s.add)
+	var own *httpError
+	switch {
+	case err == nil:
+		return s.finish()
+	case errors.As(err, &own), ctx.Err() != nil:
+		return nil, err
+	}
+	s = newScanner(source)
 	for {
 		next, cancel := context.WithTimeout(ctx, maxNext)
 		b, err := source.Next(next)
@@ -84,7 +93,7 @@ func scan(ctx context.Context, source media.Source) (*film, error) {
 			return s.finish()
 		}
 		if err == nil {
-			err = s.add(b)
+			err = s.addAll(b)
 		}
 		if err != nil {
 			return nil, err
@@ -92,28 +101,38 @@ func scan(ctx context.Context, source media.Source) (*film, error) {
 	}
 }
 
-func (s *scanner) add(b *media.Batch) error {
-	h := b.Header()
+func newScanner(source media.Source) *scanner {
+	return &scanner{film: film{version: source.Info().Version}}
+}
+
+func (s *scanner) addAll(b *media.Batch) error {
+	for _, f := range b.Frames() {
+		if err := s.add(b.Header(), f, len(f.Body)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// add takes the next frame, whose body has a size and may be cut off behind the codec header.
+func (s *scanner) add(h *media.Header, f media.Frame, size int) error {
 	switch {
 	case s.header == nil:
-		if err := s.begin(b); err != nil {
+		if err := s.begin(h, f.DTS); err != nil {
 			return err
 		}
 	case h != s.header && (!sameFormat(h.Video, s.header.Video) || !sameFormat(h.Audio, s.header.Audio)):
-		return notAcceptable("the codec configuration changes at %v: it can only be watched as FLV", b.DTS()-s.start)
-	}
-	if b.Join() && b.DTS() > s.from && s.video() {
-		s.from, s.count = b.DTS(), 0
-	}
-	for i, f := range b.Frames() {
-		if join := i == 0 && b.Join(); s.full(f, join) {
-			s.cut(f, join)
-		}
-		s.sample(f)
-	}
-	if s.total > maxFrames {
+		return notAcceptable("the codec configuration changes at %v: it can only be watched as FLV", f.DTS-s.start)
+	case s.total == maxFrames:
 		return notAcceptable("it has more than %d frames, too many for HLS and MP4", maxFrames)
 	}
+	if f.Key && f.DTS > s.from && s.video() {
+		s.from, s.count = f.DTS, 0
+	}
+	if s.full(f) {
+		s.cut(f)
+	}
+	s.sample(f, size)
 	return nil
 }
 
@@ -121,8 +140,8 @@ func notAcceptable(format string, args ...any) error {
 	return &httpError{http.StatusNotAcceptable, fmt.Sprintf(format, args...)}
 }
 
-func (s *scanner) begin(b *media.Batch) (err error) {
-	s.header, s.start, s.from = b.Header(), b.DTS(), b.DTS()
+func (s *scanner) begin(h *media.Header, at time.Duration) (err error) {
+	s.header, s.start, s.from = h, at, at
 	if s.tracks, _, err = tracksOf(s.header); err != nil {
 		return err
 	}
@@ -139,7 +158,7 @@ func (s *scanner) begin(b *media.Batch) (err error) {
 func (f *film) video() bool { return f.tracks[0].kind == media.Video }
 
 // full says whether f begins another unit.
-func (s *scanner) full(f media.Frame, join bool) bool {
+func (s *scanner) full(f media.Frame) bool {
 	u := &s.units[len(s.units)-1]
 	switch {
 	case u.frames == 0:
@@ -147,13 +166,13 @@ func (s *scanner) full(f media.Frame, join bool) bool {
 	case !s.video():
 		return f.DTS-u.start >= unitSpan
 	}
-	return join || s.bytes[0]+s.bytes[1] > unitSize
+	return f.Key || s.bytes[0]+s.bytes[1] > unitSize
 }
 
 // cut begins another unit with f.
-func (s *scanner) cut(f media.Frame, join bool) {
+func (s *scanner) cut(f media.Frame) {
 	s.endChunks()
-	u := unit{from: s.from, skip: s.count, start: f.DTS, join: join, at: s.size}
+	u := unit{from: s.from, skip: s.count, start: f.DTS, join: f.Key, at: s.size}
 	if !s.video() {
 		u.from, u.skip, u.join = f.DTS, 0, true
 	}
@@ -173,7 +192,7 @@ func (s *scanner) endChunks() {
 }
 
 // sample puts f into the tables. Decoding times do not go back there.
-func (s *scanner) sample(f media.Frame) {
+func (s *scanner) sample(f media.Frame, size int) {
 	s.count++
 	s.total++
 	s.units[len(s.units)-1].frames++
@@ -181,7 +200,7 @@ func (s *scanner) sample(f media.Frame) {
 		if t.kind != f.Track {
 			continue
 		}
-		data, ok := t.sample(f)
+		n, ok := t.sampleSize(f, size)
 		if !ok {
 			return
 		}
@@ -191,11 +210,11 @@ func (s *scanner) sample(f media.Frame) {
 		}
 		t.times = append(t.times, at)
 		t.offsets = append(t.offsets, int32((f.PTS-s.start).Milliseconds()-at))
-		t.sizes = append(t.sizes, uint32(len(data)))
+		t.sizes = append(t.sizes, uint32(n))
 		if f.Key {
 			t.keys = append(t.keys, uint32(len(t.sizes)))
 		}
-		s.bytes[i] += int64(len(data))
+		s.bytes[i] += int64(n)
 	}
 }
 

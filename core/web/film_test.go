@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -302,6 +303,60 @@ func BenchmarkScan(b *testing.B) {
 	for b.Loop() {
 		if _, err := scan(context.Background(), &playing{batches: film}); err != nil {
 			b.Fatal(err)
+		}
+	}
+}
+
+// An outlined source has its film as an MP4 file, and is not read.
+type outlined struct {
+	*playing
+	index *mp4.Index
+	t     *testing.T
+}
+
+func (o outlined) Outline(_ context.Context, add func(*media.Header, media.Frame, int) error) error {
+	return o.index.Outline(add)
+}
+
+func (o outlined) Next(context.Context) (*media.Batch, error) {
+	o.t.Error("a source with an outline is read")
+	return nil, io.EOF
+}
+
+// TestOutline checks that the film of an outline is the one that reading makes.
+func TestOutline(t *testing.T) {
+	film := sampleFilm(t)
+	for name, film := range map[string][]*media.Batch{"whole": film, "sound": soundOnly(film)} {
+		url, _, _ := serve(t, Limits{}, &library{films: map[string][]*media.Batch{"x": film}}, nil)
+		_, body := get(t, url+"/a/x.mp4")
+		file := memory(body)
+		read, err := mp4.ReadIndex(t.Context(), file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		index := read.(*mp4.Index)
+		source := &playing{info: media.Info{Version: "1"}}
+		for next := index.Batches(file, 0); ; {
+			b, err := next(t.Context())
+			if errors.Is(err, io.EOF) {
+				break
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			source.batches = append(source.batches, b)
+		}
+		got, err := scan(t.Context(), outlined{source, index, t})
+		if err != nil {
+			t.Fatal(err)
+		}
+		want, err := scan(t.Context(), source)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !reflect.DeepEqual(got, want) || len(want.units) < 5 {
+			t.Errorf("%s: the outline's film has %d units, %d parts and the tag %s, want %d, %d and %s",
+				name, len(got.units), len(got.parts), got.tag, len(want.units), len(want.parts), want.tag)
 		}
 	}
 }

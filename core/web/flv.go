@@ -31,6 +31,11 @@ func (a *app) serveFLV(w http.ResponseWriter, r *http.Request, name string) erro
 	}
 	w.Header().Set("Content-Type", "video/x-flv")
 	if r.Method == http.MethodHead {
+		pass, err := a.admit(r.Context(), req, FLV)
+		if err != nil {
+			return err
+		}
+		pass.Done(0)
 		return a.exists(w, r, name)
 	}
 	return a.watch(w, r, req, FLV, &flvEncoder{})
@@ -42,15 +47,17 @@ const (
 	maxBody = 1<<24 - 1
 )
 
-// tagsOf returns the tags of b: of each frame a head, which has the tail of the one
-// before it in front, and the body, which is the batch's own.
-func tagsOf(b *media.Batch) [][]byte { return b.Form(media.FormFLV, makeTags).([][]byte) }
+// A tagged batch is the tags of its frames: of each a head, which has the tail of the one
+// before it in front, and the body, which is the batch's own. They are there once for each framing.
+type tagged [framings][][]byte
+
+func tagsOf(b *media.Batch) *tagged { return b.Form(media.FormFLV, makeTags).(*tagged) }
 
 func makeTags(b *media.Batch) any {
 	frames := b.Frames()
 	scratch := make([]byte, 0, len(frames)*(tagHead+tagTail))
-	pieces := make([][]byte, 0, 2*len(frames)+1)
-	from := 0
+	pieces := make([][]byte, 1, 2*len(frames)+3)
+	from, size := 0, 0
 	for _, f := range frames {
 		if len(f.Body) > maxBody { // no tag can hold it
 			continue
@@ -59,8 +66,19 @@ func makeTags(b *media.Batch) any {
 		pieces = append(pieces, scratch[from:len(scratch):len(scratch)], f.Body)
 		from = len(scratch)
 		scratch = binary.BigEndian.AppendUint32(scratch, uint32(tagHead+len(f.Body)))
+		size += tagHead + len(f.Body) + tagTail
 	}
-	return append(pieces, scratch[from:])
+	if size == 0 {
+		return new(tagged)
+	}
+	pieces = append(pieces, scratch[from:len(scratch):len(scratch)], lineEnd)
+	all := pieces[1 : len(pieces)-1]
+	pieces[0] = chunks.appendHead(nil, size)
+	return &tagged{
+		plain:    all,
+		chunks:   pieces,
+		messages: append([][]byte{messages.appendHead(nil, size)}, all...),
+	}
 }
 
 // appendTagHead appends the head of a tag. Times are modulo 2^32 ms.
@@ -75,13 +93,35 @@ type flvEncoder struct{ header *media.Header }
 // encode implements encoder.
 func (e *flvEncoder) encode(queue [][]byte, batches []*media.Batch) ([][]byte, error) {
 	for _, b := range batches {
-		if h := b.Header(); h != e.header {
-			queue = append(queue, e.appendHeader(nil, h, b.DTS()))
-			e.header = h
+		if head := e.follow(b); head != nil {
+			queue = append(queue, head)
 		}
-		queue = append(queue, tagsOf(b)...)
+		queue = append(queue, tagsOf(b)[plain]...)
 	}
 	return queue, nil
+}
+
+// follow returns what the client is to have before b.
+func (e *flvEncoder) follow(b *media.Batch) (head []byte) {
+	if h := b.Header(); h != e.header {
+		head = e.appendHeader(nil, h, b.DTS())
+		e.header = h
+	}
+	return head
+}
+
+// try writes batches to s without waiting for it. The tags of the last batch, which mostly is
+// the only one, are not put into the queue: they are the same for all viewers.
+func (e *flvEncoder) try(s *socket, batches []*media.Batch) (done bool, err error) {
+	var shared [][]byte
+	for _, b := range batches {
+		s.queue = append(s.queue, shared...)
+		if head := e.follow(b); head != nil {
+			s.put([][]byte{head})
+		}
+		shared = tagsOf(b)[s.framing]
+	}
+	return s.try(shared)
 }
 
 // appendHeader appends what of h the client does not have, and at the start the

@@ -35,7 +35,9 @@ func (a *app) serveMP4(w http.ResponseWriter, files *counted, r *http.Request, n
 	}
 	req := a.request(r, name)
 	req.Start, req.Protocol = stream.StartLive, string(MP4)
-	req.Pass = files.visit.handOver()
+	if pass := files.visit.handOver(); pass != nil {
+		req.Pass = pass
+	}
 	return a.watch(w, r, req, MP4, &mp4Encoder{})
 }
 

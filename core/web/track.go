@@ -169,12 +169,18 @@ func (t *track) configureOpus() error {
 // sample returns the sample of a frame of the track t, and false for one that is none:
 // of another codec, a command, or of a further track.
 func (t *track) sample(f media.Frame) ([]byte, bool) {
+	n, ok := t.sampleSize(f, len(f.Body))
+	return f.Body[len(f.Body)-n:], ok
+}
+
+// sampleSize is the size of the sample in a body of which f has the codec header at least.
+func (t *track) sampleSize(f media.Frame, size int) (int, bool) {
 	p, err := flv.ParsePacket(f.Track, f.Body)
 	if err != nil || p.Kind != flv.Coded || p.Codec != t.codec {
-		return nil, false
+		return 0, false
 	}
-	sample := f.Body[headSize(f.Track, f.Body):]
-	return sample, len(sample) > 0
+	n := size - headSize(f.Track, f.Body)
+	return n, n > 0
 }
 
 // headSize is how many bytes of a tag body come before the sample or the configuration

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/mediad/mediad/core/media"
+	"github.com/mediad/mediad/core/nowait"
 	"github.com/mediad/mediad/core/stream"
 )
 
@@ -37,6 +38,7 @@ type viewer struct {
 	wire  wire
 	err   error // final
 	queue [][]byte
+	late  []*media.Batch // of a Try that found the socket taken
 }
 
 // watch plays to the client until one of them ends it. An error means that nothing
@@ -66,7 +68,7 @@ func (a *app) watch(w http.ResponseWriter, r *http.Request, req stream.Request, 
 		}
 		return newResponse(w, r, s.limits.Write, bytes), nil
 	}
-	player := a.NewPlayer(v)
+	player := a.NewPlayer(v.of(r))
 	player.Buffer(ahead)
 	player.Play(req)
 	err := v.begin(s.limits.Wait)
@@ -85,6 +87,14 @@ func (a *app) watch(w http.ResponseWriter, r *http.Request, req stream.Request, 
 	}
 	v.wire.shut()
 	return nil
+}
+
+// of is v as its player is to see it, for the client of r.
+func (v *viewer) of(r *http.Request) stream.Viewer {
+	if flv, ok := v.encoder.(*flvEncoder); ok && nowait.Possible && r.ProtoMajor == 1 && r.TLS == nil {
+		return promptViewer{v, flv}
+	}
+	return v
 }
 
 // begin waits until the response has begun, or will not.
@@ -146,12 +156,16 @@ func (v *viewer) Write(batches []*media.Batch) error {
 	if v.err != nil {
 		return v.err
 	}
+	if len(v.late) > 0 {
+		batches = append(v.late, batches...)
+		v.late = nil
+	}
 	var err error
 	if v.queue, err = v.encode(v.queue[:0], batches); err != nil {
 		v.fail(err)
 		return err
 	}
-	if len(v.queue) > 0 {
+	if len(v.queue) > 0 || v.wire != nil { // something may be left of a Try
 		err = v.put()
 	}
 	clear(v.queue) // a viewer at rest keeps no batch
@@ -174,6 +188,41 @@ func (v *viewer) put() error {
 		close(v.begun)
 	}
 	return v.wire.write(v.queue)
+}
+
+// A promptViewer is a viewer whose connection can be written to without waiting.
+type promptViewer struct {
+	*viewer
+	flv *flvEncoder
+}
+
+// Try implements stream.Prompt.
+func (v promptViewer) Try(batches []*media.Batch) (done bool, err error) {
+	if v.err != nil {
+		return false, v.err
+	}
+	s := socketOf(v.wire)
+	if s == nil || !s.mu.TryLock() { // a WebSocket answers a ping, and may be waiting for the client
+		v.late = append(v.late, batches...)
+		return false, nil
+	}
+	done, err = v.flv.try(s, batches)
+	s.mu.Unlock()
+	if err != nil {
+		v.fail(err)
+	}
+	return done, err
+}
+
+// socketOf returns the socket of a wire that has one.
+func socketOf(w wire) *socket {
+	switch w := w.(type) {
+	case *socket:
+		return w
+	case *webSocket:
+		return w.socket
+	}
+	return nil
 }
 
 // Timeline is nothing here: what is sent keeps the timeline of the media, and a

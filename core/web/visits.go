@@ -4,12 +4,14 @@
 package web
 
 import (
+	"context"
 	"net/http"
 	"net/netip"
 	"sync/atomic"
 	"time"
 
 	"github.com/mediad/mediad/core/access"
+	"github.com/mediad/mediad/core/stream"
 )
 
 // maxVisits is how many viewers of files an app has at a time.
@@ -44,15 +46,9 @@ func (a *app) visit(r *http.Request, form Form, name string) (*visit, error) {
 	if v := a.enter(who, nil); v != nil {
 		return v, nil
 	}
-	var pass *access.Pass
-	if a.Admit != nil {
-		var err error
-		pass, err = a.Admit(r.Context(), access.Request{
-			Action: access.Play, Protocol: string(form), App: a.name, Name: name, Address: req.Remote, Params: req.Params,
-		})
-		if err != nil {
-			return nil, err
-		}
+	pass, err := a.admit(r.Context(), req, form)
+	if err != nil {
+		return nil, err
 	}
 	v := a.enter(who, func() *visit { return &visit{app: a, who: who, pass: pass} })
 	switch {
@@ -63,6 +59,16 @@ func (a *app) visit(r *http.Request, form Form, name string) (*visit, error) {
 		pass.Done(0)
 	}
 	return v, nil
+}
+
+// admit lets in who asks for files.
+func (a *app) admit(ctx context.Context, r stream.Request, form Form) (*access.Pass, error) {
+	if r.Pass != nil || a.Admit == nil {
+		return r.Pass, nil
+	}
+	return a.Admit(ctx, access.Request{
+		Action: access.Play, Protocol: string(form), App: r.App, Name: r.Name, Address: r.Remote, Params: r.Params,
+	})
 }
 
 // enter returns the visit of who for one more request. When there is none, it is made; nil

@@ -8,7 +8,7 @@
 //
 // What goes to each viewer as it comes (FLV, live MP4) is written by the viewer's
 // player, as over RTMP (viewer.go). Live HLS has one muxer a channel (live.go). For
-// recorded HLS and MP4 a film is read through once, and from then on is read
+// recorded HLS and MP4 the frames of a film are looked through once, and from then on it is read
 // where a request begins (film.go).
 package web
 
@@ -39,7 +39,9 @@ type Options struct {
 	Metrics prometheus.Registerer // none: the metrics are not registered
 	// Origin is the origin whose pages may use the media, "*" (the default) for all.
 	Origin string
-	Limits Limits
+	// Tickets let those in who show one, whatever the access of a stage says; nil: there are none.
+	Tickets *access.Tickets
+	Limits  Limits
 }
 
 // Limits bound what clients may make the server do; in brackets the defaults.
@@ -86,6 +88,7 @@ type Server struct {
 	metrics *metrics
 	limits  Limits
 	origin  string
+	tickets *access.Tickets
 	films   *films
 
 	viewers chan struct{}   // a slot for each
@@ -110,6 +113,7 @@ func New(o Options) *Server {
 		metrics: newMetrics(o.Metrics),
 		limits:  o.Limits.withDefaults(),
 		origin:  cmp.Or(o.Origin, "*"),
+		tickets: o.Tickets,
 		apps:    map[string]*app{},
 	}
 	s.viewers = make(chan struct{}, s.limits.Viewers)
@@ -289,14 +293,16 @@ func (a *app) serve(w http.ResponseWriter, r *http.Request, path string) error {
 	return a.serveLive(files, r, t.name, t.file)
 }
 
-// request is what a player is asked for on behalf of r.
+// request is what a player is asked for on behalf of r, which is let in already if it has a ticket.
 func (a *app) request(r *http.Request, name string) stream.Request {
 	q := r.URL.Query()
 	remote, _ := netip.ParseAddrPort(r.RemoteAddr)
-	return stream.Request{
+	req := stream.Request{
 		App: a.name, Name: name, Protocol: string(FLV), Params: q, Remote: remote.Addr().Unmap(),
 		Start: stream.StartAny, Length: -1,
 	}
+	req.Pass = a.server.tickets.Admit(access.Request{Action: access.Play, App: a.name, Name: name, Address: req.Remote, Params: q})
+	return req
 }
 
 // query is what is put behind the URLs of a playlist, so that what lets a client

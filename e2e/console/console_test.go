@@ -190,6 +190,56 @@ func TestConsole(t *testing.T) {
 	})
 }
 
+// guarded lets those watch who have a token, and nobody here has one.
+const guarded = `drain: 1s
+pipelines:
+  on-demand:
+    - use: reader-disk
+      with: {root: ./media}
+    - use: cache
+      with: {memory: 64MiB}
+    - use: stream
+      with: {app: vod, access: {secret: 0123456789abcdef0123456789abcdef}}
+  live:
+    - use: ingest
+      with: {app: live}
+    - use: broadcast
+    - use: stream
+      with: {app: live, access: {secret: 0123456789abcdef0123456789abcdef}}
+`
+
+// TestConsoleOfGuardedMedia plays what nobody but who runs the daemon may watch without a token.
+func TestConsoleOfGuardedMedia(t *testing.T) {
+	d := start(t, guarded)
+	d.publish("news")
+	b := open(t, d.url("/"))
+	for _, path := range []string{"/live/news.mp4", "/vod/film.flv.mp4", "/vod/film.flv/index.m3u8"} {
+		if _, err := d.get(path); err == nil || !strings.Contains(err.Error(), "403") {
+			t.Errorf("without a token %s is answered: %v", path, err)
+		}
+	}
+	b.do(`await page.locator('#channels button[data-path="/live/news"]').click()`)
+	b.until(`document.getElementById('video').currentTime > 1`)
+	expectPlaying(t, b)
+	b.do(`await page.locator('#refresh').click()`)
+	b.do(`await page.locator('#recordings button[data-path="/vod/film.flv"]').click()`)
+	b.until(`Math.abs(document.getElementById('video').duration - 40) < 1`)
+	b.do(`await page.evaluate(() => { document.getElementById('video').currentTime = 25 })`)
+	b.until(`document.getElementById('video').currentTime > 25`)
+	expectPlaying(t, b)
+
+	// What the page plays is for the one name that it asked for.
+	var source string
+	b.ask(`return page.evaluate(() => document.getElementById('video').src)`, &source)
+	path, token, _ := strings.Cut(source, "?token=")
+	if path != d.url("/vod/film.flv.mp4") || token == "" {
+		t.Errorf("the page plays %s", source)
+	}
+	if _, err := d.get("/live/news.mp4?token=" + token); err == nil || !strings.Contains(err.Error(), "403") {
+		t.Errorf("with the ticket of another name: %v", err)
+	}
+}
+
 // expectPlaying checks that the video goes on and frames are decoded, and returns
 // where it is.
 func expectPlaying(t *testing.T, b *browser) float64 {

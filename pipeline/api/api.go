@@ -11,6 +11,7 @@ import (
 	"maps"
 	"net/http"
 	"net/http/pprof"
+	"net/netip"
 	"net/url"
 	"slices"
 	"strings"
@@ -38,6 +39,9 @@ type Options struct {
 	// Media serves every path that is none of the daemon's own, and knows itself who
 	// may have it; nil: there are none.
 	Media http.Handler
+	// Ticket makes a token with which who is at an address may watch a name, as APP/NAME, over HTTP
+	// whatever the access of its stage says; nil: there are none.
+	Ticket func(name string, a netip.Addr) (string, error)
 	// Cluster is nil when the daemon is alone. Host then is what it is called.
 	Cluster Cluster
 	Host    string
@@ -60,9 +64,10 @@ func New(o Options) http.Handler {
 	mux.HandleFunc("/api/cluster/channels", a.clusterChannels)
 	mux.HandleFunc("/api/explain", a.explain)
 	mux.HandleFunc("/api/tap", a.tap)
+	mux.HandleFunc("/api/ticket", a.ticket)
 	mux.HandleFunc(reloadPath, a.reload)
 	mux.HandleFunc(drainPath, a.drain)
-	paths := "/healthz, /metrics, /api/channels, /api/pipelines, /api/nodes, /api/cluster/channels, /api/explain?name=APP/NAME, /api/tap?stage=PIPELINE/STAGE&name=NAME, /api/reload (POST), /api/drain (POST)"
+	paths := "/healthz, /metrics, /api/channels, /api/pipelines, /api/nodes, /api/cluster/channels, /api/explain?name=APP/NAME, /api/tap?stage=PIPELINE/STAGE&name=NAME, /api/ticket?name=APP/NAME, /api/reload (POST), /api/drain (POST)"
 	if o.Pprof && o.Loopback {
 		mux.HandleFunc("/debug/pprof/", pprof.Index)
 		mux.HandleFunc("/debug/pprof/profile", pprof.Profile)
@@ -320,6 +325,30 @@ func (a *api) explain(w http.ResponseWriter, r *http.Request) {
 	default:
 		fail(w, http.StatusNotFound, "nothing plays the app of %q: the name begins with one of %s/", name, strings.Join(apps, "/, "))
 	}
+}
+
+// ticket makes a ticket for whoever may ask the API, which is to see all there is.
+func (a *api) ticket(w http.ResponseWriter, r *http.Request) {
+	name := r.URL.Query().Get("name")
+	if err := media.CheckName(name); err != nil {
+		fail(w, http.StatusBadRequest, "%v: ask for /api/ticket?name=APP/NAME", err)
+		return
+	}
+	if a.Ticket == nil {
+		fail(w, http.StatusNotFound, "there are no tickets here")
+		return
+	}
+	from, err := netip.ParseAddrPort(r.RemoteAddr)
+	var ticket string
+	if err == nil {
+		ticket, err = a.Ticket(name, from.Addr())
+	}
+	if err != nil {
+		fail(w, http.StatusInternalServerError, "%v", err)
+		return
+	}
+	w.Header().Set("Cache-Control", "no-store")
+	reply(w, http.StatusOK, map[string]string{"token": ticket})
 }
 
 func text(err error) string {

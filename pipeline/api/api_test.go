@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"reflect"
 	"strings"
 	"testing"
@@ -343,5 +344,29 @@ func TestServe(t *testing.T) {
 	l.Close()
 	if err := Serve(t.Context(), l, newTest(nil), hclog.NewNullLogger()); !errors.Is(err, net.ErrClosed) {
 		t.Errorf("a closed listener: %v", err)
+	}
+}
+
+func TestTicket(t *testing.T) {
+	h := newTest(func(o *Options) {
+		o.Ticket = func(name string, a netip.Addr) (string, error) { return name + " for " + a.String(), nil }
+	})
+	for path, want := range map[string]struct {
+		code int
+		text string
+	}{
+		"/api/ticket?name=live/news": {http.StatusOK, `"token": "live/news for 127.0.0.1"`},
+		"/api/ticket?name=../x":      {http.StatusBadRequest, "/api/ticket?name=APP/NAME"},
+		"/api/ticket":                {http.StatusBadRequest, "/api/ticket?name=APP/NAME"},
+	} {
+		if code, text := get(h, path); code != want.code || !strings.Contains(text, want.text) {
+			t.Errorf("%s: %d %s", path, code, text)
+		}
+	}
+	if code, _ := get(h, "/api/ticket?name=live/news", func(r *http.Request) { r.RemoteAddr = "192.0.2.1:5000" }); code != http.StatusUnauthorized {
+		t.Errorf("another machine is answered %d", code)
+	}
+	if code, _ := get(newTest(nil), "/api/ticket?name=live/news"); code != http.StatusNotFound {
+		t.Errorf("without tickets there is %d", code)
 	}
 }

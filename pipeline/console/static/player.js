@@ -34,10 +34,17 @@ function play(from, name, live) {
   say(title, name + (live ? ' (live)' : ''));
   say(state, 'Loading…');
   show(section, true);
-  video.src = playing.path + '.mp4';
-  video.play().catch(() => {}); // the reader may have to press play
+  load(playing, name);
   section.scrollIntoView({ block: 'nearest' });
   video.focus({ preventScroll: true });
+}
+
+// load begins to play with a ticket: the media may be kept from those who have none.
+async function load(what, name) {
+  const answer = await fetch('/api/ticket?name=' + encodeURIComponent(name)).then((r) => r.json()).catch(() => ({}));
+  if (playing !== what) return; // another was chosen meanwhile
+  video.src = what.path + '.mp4' + (answer.token ? '?token=' + encodeURIComponent(answer.token) : '');
+  video.play().catch(() => {}); // the reader may have to press play
 }
 
 // close ends the request too.

@@ -1,6 +1,6 @@
-// Reading from a socket without telling the scheduler.
+// Reading by system calls of our own, when the net package says that there is something.
 
-package rtmp
+package nowait
 
 import (
 	"io"
@@ -10,11 +10,11 @@ import (
 	"unsafe"
 )
 
-// A receiver reads from a socket as its net.Conn does, deadlines and all, but does not
-// announce its system calls: none of them waits, and one that is announced wakes the runtime's
-// watchdog (sysmon), which then looks at the processors each 20 us for a while. With a read for each
-// frame of a publisher that was a fifteenth of all CPU time.
-type receiver struct {
+// A reader does not announce its system calls to the scheduler: none of them waits, and one
+// that is announced wakes the runtime's watchdog (sysmon), which then looks at the processors
+// each 20 us for a while. With a read for each frame of a publisher that was a fifteenth of all
+// CPU time.
+type reader struct {
 	raw syscall.RawConn
 	try func(fd uintptr) (done bool) // a field, so that a Read allocates nothing
 
@@ -23,8 +23,9 @@ type receiver struct {
 	errno syscall.Errno
 }
 
-// newReceiver returns what reads from conn: conn itself where that is no plain socket.
-func newReceiver(conn net.Conn) io.Reader {
+// Reader returns what reads from conn as conn itself does, deadlines and all, at less cost
+// where that is a plain socket of TCP. It is for one goroutine.
+func Reader(conn net.Conn) io.Reader {
 	tcp, ok := conn.(*net.TCPConn)
 	if !ok {
 		return conn
@@ -33,12 +34,12 @@ func newReceiver(conn net.Conn) io.Reader {
 	if err != nil {
 		return conn
 	}
-	r := &receiver{raw: raw}
-	r.try = r.read
+	r := &reader{raw: raw}
+	r.try = r.once
 	return r
 }
 
-func (r *receiver) Read(p []byte) (int, error) {
+func (r *reader) Read(p []byte) (int, error) {
 	r.p = p
 	err := r.raw.Read(r.try)
 	r.p = nil
@@ -53,7 +54,7 @@ func (r *receiver) Read(p []byte) (int, error) {
 	return r.n, nil
 }
 
-func (r *receiver) read(fd uintptr) (done bool) {
+func (r *reader) once(fd uintptr) (done bool) {
 	for {
 		n, _, errno := syscall.RawSyscall(syscall.SYS_READ, fd, uintptr(unsafe.Pointer(unsafe.SliceData(r.p))), uintptr(len(r.p)))
 		if errno == syscall.EINTR {
