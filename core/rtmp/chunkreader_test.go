@@ -240,7 +240,7 @@ func TestT54_LargeKeyframe(t *testing.T) {
 	var o output
 	body := bytes.Repeat(seq, 8<<20/len(seq))
 	o.put(csidVideo, 9, 1, 7, body)
-	b := slices.Concat(o.queue...)
+	b := slices.Concat(o.Queue...)
 	r := newChunkReader(bytes.NewReader(b), nil)
 	r.size, r.media, r.maxHeld = chunkSize, maxPayload, maxPayload
 	m, err := r.next()
@@ -286,7 +286,7 @@ func FuzzChunkReader(f *testing.F) {
 func BenchmarkChunkReader(b *testing.B) {
 	var o output
 	o.put(csidVideo, 9, 1, 7, bytes.Repeat(seq, 32)) // 8 KiB, as a frame at 2 Mbit/s
-	wire := slices.Concat(o.queue...)
+	wire := slices.Concat(o.Queue...)
 	for _, size := range []int{128, 4096, chunkSize} {
 		b.Run(strconv.Itoa(size), func(b *testing.B) {
 			w := rechunk(wire, size)

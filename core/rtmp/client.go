@@ -151,10 +151,10 @@ func (c *Client) Publish(ctx context.Context, name, kind string) error {
 // WriteMessage sends a media message. Metadata is sent as it is, without
 // "@setDataFrame".
 func (c *Client) WriteMessage(t media.Track, timestamp uint32, body []byte) error {
-	c.out.mu.Lock()
-	defer c.out.mu.Unlock()
+	c.out.Lock()
+	defer c.out.Unlock()
 	c.out.put(csidOf[index(t)], rtmpmsg.TypeID(t), c.stream, timestamp, body)
-	return c.out.flush()
+	return c.out.Flush()
 }
 
 // Play asks for a stream, the first time on a new message stream and then on
@@ -224,7 +224,7 @@ func (c *Client) Next(ctx context.Context) (Message, error) {
 // Close closes the connection.
 func (c *Client) Close() error {
 	c.cancel(net.ErrClosed)
-	c.out.shut()
+	c.out.Shut()
 	return c.conn.Close()
 }
 

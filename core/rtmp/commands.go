@@ -182,8 +182,8 @@ func (s *session) connect(c call) error {
 		{Key: "fmsVer", Value: "FMS/3,5,7,7009"}, // some clients want to see this server
 		{Key: "capabilities", Value: 31},
 	}
-	s.out.mu.Lock()
-	defer s.out.mu.Unlock()
+	s.out.Lock()
+	defer s.out.Unlock()
 	for _, m := range []rtmpmsg.Message{
 		&rtmpmsg.WinAckSize{Size: window},
 		&rtmpmsg.SetPeerBandwidth{Size: window, Limit: rtmpmsg.LimitTypeDynamic},
@@ -192,7 +192,7 @@ func (s *session) connect(c call) error {
 		s.out.put(csidControl, m.TypeID(), 0, 0, encode(m))
 	}
 	s.out.put(csidCommand, rtmpmsg.TypeIDCommandMessageAMF0, 0, 0, amf.Append(nil, "_result", c.id, properties, info))
-	return s.out.flush()
+	return s.out.Flush()
 }
 
 // refuseConnect tells a client that it cannot be served, and why.

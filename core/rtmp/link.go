@@ -41,8 +41,7 @@ func newLink(ctx context.Context, conn net.Conn, m *metrics, timeout time.Durati
 	l := &link{conn: conn, window: window}
 	l.wire = &wire{ctx: ctx, conn: conn, from: nowait.Reader(conn), bytes: m.bytes.WithLabelValues("in")}
 	l.in = newChunkReader(l.wire, m.drop)
-	l.out.conn, l.out.timeout, l.out.bytes = conn, timeout, m.bytes.WithLabelValues("out")
-	l.out.socket = nowait.Of(conn)
+	l.out.Writer = nowait.NewWriter(conn, timeout, m.bytes.WithLabelValues("out"))
 	return l
 }
 

@@ -31,7 +31,6 @@ func newPromptViewer(t testing.TB) (promptViewer, net.Conn) {
 		_ = client.Close()
 		_ = conn.Close()
 	})
-	setBuffer(conn)
 	s := newSession(New(Options{}), context.Background(), context.Background(), conn)
 	v := s.viewer(1).(promptViewer)
 	v.Timeline(0)
@@ -74,11 +73,11 @@ func TestTryLeavesTheRest(t *testing.T) {
 	if err := v.Write(nil); err != nil {
 		t.Fatal(err)
 	}
-	v.s.out.mu.Lock() // somebody else writes: nothing may wait, nor be lost
+	v.s.out.Lock() // somebody else writes: nothing may wait, nor be lost
 	if done, err := v.Try(batches[tries : tries+1]); done || err != nil {
 		t.Errorf("Try while another writes: %v, %v", done, err)
 	}
-	v.s.out.mu.Unlock()
+	v.s.out.Unlock()
 	tries++
 	if err := v.Write(batches[tries:]); err != nil {
 		t.Fatal(err)
@@ -100,11 +99,10 @@ func TestTryAfterADeadline(t *testing.T) {
 	v, _ := newPromptViewer(t)
 	batches := oneFrame(2, 100)
 	_ = v.s.conn.SetWriteDeadline(time.Now().Add(-time.Second))
-	v.s.out.limited = true
 	if done, err := v.Try(batches); !done || err != nil {
 		t.Errorf("Try: %v, %v", done, err)
 	}
-	v.s.out.shut()
+	v.s.out.Shut()
 	if _, err := v.Try(oneFrame(1, 100)); err == nil {
 		t.Error("Try works on an output that is shut")
 	}
@@ -123,9 +121,9 @@ func BenchmarkTry(b *testing.B) {
 	b.SetBytes(9000)
 	b.ReportAllocs()
 	for b.Loop() {
-		o.mu.Lock()
+		o.Lock()
 		o.clocks[index(media.Video)].time = 0 // as if the frame were the next again
-		o.mu.Unlock()
+		o.Unlock()
 		done, err := v.Try(batches)
 		if !done && err == nil {
 			err = v.Write(nil)

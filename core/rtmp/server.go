@@ -11,7 +11,6 @@ package rtmp
 import (
 	"cmp"
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"maps"
@@ -58,11 +57,6 @@ func (l Limits) withDefaults() Limits {
 		Write:       cmp.Or(l.Write, 10*time.Second),
 	}
 }
-
-// sendBuffer is the size of the kernel's buffer for what a viewer has not taken.
-// Left alone, it would grow to megabytes for each that stalls. The kernel takes
-// up to twice as much.
-const sendBuffer = 176 << 10
 
 // A Server serves RTMP.
 type Server struct {
@@ -222,7 +216,6 @@ func (s *Server) accept(ctx, serving, conns context.Context, l net.Listener, ope
 			_ = conn.Close()
 			continue
 		}
-		setBuffer(conn)
 		ses := newSession(s, serving, conns, conn)
 		s.add(ses)
 		open.Go(func() {
@@ -288,16 +281,6 @@ func wait(ctx context.Context, d time.Duration) {
 	select {
 	case <-ctx.Done():
 	case <-time.After(d):
-	}
-}
-
-// setBuffer bounds the memory that a connection has in the kernel.
-func setBuffer(conn net.Conn) {
-	if c, ok := conn.(*tls.Conn); ok {
-		conn = c.NetConn()
-	}
-	if c, ok := conn.(*net.TCPConn); ok {
-		_ = c.SetWriteBuffer(sendBuffer)
 	}
 }
 

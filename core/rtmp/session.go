@@ -5,7 +5,6 @@ package rtmp
 import (
 	"bytes"
 	"context"
-	"crypto/tls"
 	"encoding/binary"
 	"errors"
 	"io"
@@ -18,6 +17,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 	"github.com/mediad/mediad/core/amf"
 	"github.com/mediad/mediad/core/media"
+	"github.com/mediad/mediad/core/nowait"
 	"github.com/mediad/mediad/core/stream"
 	rtmpmsg "github.com/yutopp/go-rtmp/message"
 )
@@ -92,10 +92,7 @@ func (s *session) run() {
 		<-woken
 	}
 	s.end(why)
-	s.out.shut()
-	if why.cause == causeSlow {
-		reset(s.conn)
-	}
+	s.out.Shut()
 	if !why.polite {
 		_ = s.conn.Close()
 	}
@@ -150,6 +147,8 @@ func (s *session) explain(err error) *ending {
 	switch {
 	case errors.As(err, &e):
 		return e
+	case errors.Is(err, nowait.ErrSlow):
+		return &ending{cause: causeSlow, err: err}
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		switch {
 		case s.state == handshaking:
@@ -163,17 +162,6 @@ func (s *session) explain(err error) *ending {
 		return &ending{cause: causeClient, err: err}
 	}
 	return &ending{cause: causeNetwork, err: err}
-}
-
-// reset has the kernel forget, when conn is closed, what the client did not take.
-// Otherwise it would keep trying to send that for minutes.
-func reset(conn net.Conn) {
-	if c, ok := conn.(*tls.Conn); ok {
-		conn = c.NetConn()
-	}
-	if c, ok := conn.(*net.TCPConn); ok {
-		_ = c.SetLinger(0)
-	}
 }
 
 // linger closes conn so that what was written last arrives: a connection that

@@ -240,7 +240,9 @@ func TestT17_Names(t *testing.T) {
 			t.Errorf("play %q: %s", name, text)
 		}
 	}
+	s.backoff.mu.Lock()
 	s.backoff.addrs = nil
+	s.backoff.mu.Unlock()
 	for _, name := range badNames[:3] { // the others would be held back
 		var refused *StatusError
 		if err := dial(t, s.url).Publish(t.Context(), name, "live"); !errors.As(err, &refused) || refused.Code != "NetStream.Publish.BadName" {

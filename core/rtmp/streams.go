@@ -167,7 +167,7 @@ func (s *session) play(c call) error {
 // viewer makes the viewer of a message stream.
 func (s *session) viewer(id uint32) stream.Viewer {
 	v := s.newViewer(id)
-	if !s.out.socket.Exists() {
+	if !s.out.Prompt() {
 		return v
 	}
 	return promptViewer{v}

@@ -62,8 +62,8 @@ func (v *viewer) data(values ...any) error {
 
 func (v *viewer) Timeline(zero time.Duration) {
 	o := v.out
-	o.mu.Lock()
-	defer o.mu.Unlock()
+	o.Lock()
+	defer o.Unlock()
 	v.zero = zero.Milliseconds()
 	v.header = nil
 	v.sent.meta, v.sent.video, v.sent.audio = nil, nil, nil
@@ -85,12 +85,12 @@ func (v *viewer) Receive(t media.Track, on bool) {
 
 func (v *viewer) Write(batches []*media.Batch) error {
 	o := v.out
-	o.mu.Lock()
+	o.Lock()
 	v.put(o, v.late)
 	v.late = nil
 	v.put(o, batches)
-	err := o.flush()
-	o.mu.Unlock()
+	err := o.Flush()
+	o.Unlock()
 	return v.fail(err)
 }
 
@@ -110,14 +110,14 @@ type promptViewer struct{ *viewer }
 // only one, are not put into the queue: they are the same for all viewers.
 func (v promptViewer) Try(batches []*media.Batch) (done bool, err error) {
 	o := v.out
-	if !o.mu.TryLock() { // somebody writes, and may be waiting for the client
+	if !o.TryLock() { // somebody writes, and may be waiting for the client
 		v.late = append(v.late, batches...)
 		return false, nil
 	}
 	last := len(batches) - 1
 	v.put(o, batches[:last])
-	done, err = o.try(v.shared(o, batches[last]))
-	o.mu.Unlock()
+	done, err = o.Try(v.shared(o, batches[last]))
+	o.Unlock()
 	return done, v.fail(err)
 }
 
@@ -165,7 +165,7 @@ func (v *viewer) time(ms int64) uint32 { return uint32(max(ms-v.zero, 0)) }
 // putBatch puts the frames.
 func (v *viewer) putBatch(o *output, f *form) {
 	if v.follow(o, f) {
-		o.queue = append(o.queue, f.chunks...)
+		o.Queue = append(o.Queue, f.chunks...)
 		return
 	}
 	for i := range f.messages {
@@ -209,7 +209,7 @@ func (v *viewer) putMessage(o *output, m *shared) {
 	}
 	clock := &o.clocks[t]
 	if m.from != noTime && *clock == (trackClock{v, m.from}) {
-		o.queue = divide(o.queue, m.bytes, media.Headroom+chunkSize, type3[csidOf[t]])
+		o.Queue = divide(o.Queue, m.bytes, media.Headroom+chunkSize, type3[csidOf[t]])
 	} else {
 		o.put(csidOf[t], rtmpmsg.TypeID(m.Track), v.id, v.time(m.time), m.Body)
 	}

@@ -200,8 +200,8 @@ func TestViewersShare(t *testing.T) {
 	slab := batches[1].Slab()
 	cut := media.Headroom + len("a2") + media.Headroom + chunkSize // the large body is two chunks
 	want := [][]byte{slab[:cut], {0xc6}, slab[cut:]}
-	if !reflect.DeepEqual(o.queue, want) || &o.queue[0][0] != &slab[0] || &o.queue[2][0] != &slab[cut] {
-		t.Errorf("%d pieces are not those of the slab", len(o.queue))
+	if !reflect.DeepEqual(o.Queue, want) || &o.Queue[0][0] != &slab[0] || &o.Queue[2][0] != &slab[cut] {
+		t.Errorf("%d pieces are not those of the slab", len(o.Queue))
 	}
 }
 
@@ -344,7 +344,7 @@ func TestT09_WrittenTimestamps(t *testing.T) {
 	var o output
 	o.put(csidVideo, 9, 1, extended, make([]byte, chunkSize+1))
 	want := [][]byte{{6, 255, 255, 255, 1, 0, 1, 9, 1, 0, 0, 0, 0, 255, 255, 255}, make([]byte, chunkSize), {0xc6, 0, 255, 255, 255}, {0}}
-	if !reflect.DeepEqual(o.queue, want) {
-		t.Errorf("the pieces begin with %v", o.queue[0])
+	if !reflect.DeepEqual(o.Queue, want) {
+		t.Errorf("the pieces begin with %v", o.Queue[0])
 	}
 }

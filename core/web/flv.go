@@ -115,13 +115,13 @@ func (e *flvEncoder) follow(b *media.Batch) (head []byte) {
 func (e *flvEncoder) try(s *socket, batches []*media.Batch) (done bool, err error) {
 	var shared [][]byte
 	for _, b := range batches {
-		s.queue = append(s.queue, shared...)
+		s.Queue = append(s.Queue, shared...)
 		if head := e.follow(b); head != nil {
 			s.put([][]byte{head})
 		}
 		shared = tagsOf(b)[s.framing]
 	}
-	return s.try(shared)
+	return s.Try(shared)
 }
 
 // appendHeader appends what of h the client does not have, and at the start the

@@ -15,6 +15,7 @@ import (
 	"github.com/coder/websocket"
 	"github.com/mediad/mediad/core/flv"
 	"github.com/mediad/mediad/core/media"
+	"github.com/mediad/mediad/core/nowait"
 	"github.com/mediad/mediad/core/stream"
 )
 
@@ -176,8 +177,7 @@ func TestSlow(t *testing.T) {
 	}
 	defer conn.Close()
 	io.WriteString(conn, "GET /a/news.flv HTTP/1.1\r\nHost: a\r\n\r\n")
-	var timeout net.Error
-	if err := <-failed; !errors.As(err, &timeout) || !timeout.Timeout() {
+	if err := <-failed; !errors.Is(err, nowait.ErrSlow) {
 		t.Errorf("the write fails with %v", err)
 	}
 	eventually(t, "the viewer is gone", func() bool { return gauge(t, metrics, "mediad_web_viewers") == 0 })

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/mediad/mediad/core/media"
+	"github.com/mediad/mediad/core/nowait"
 )
 
 // servePlaylist serves the playlist of recorded media: one media playlist, whose
@@ -112,7 +113,7 @@ func (a *app) writePart(w *paced, r *http.Request, f *film, name string, p part)
 			}
 			return err
 		}
-		if _, err := writeJoined(w, fragment(nil, uint32(n+1), f.start, runs)); err != nil {
+		if _, err := nowait.WriteJoined(w, fragment(nil, uint32(n+1), f.start, runs)); err != nil {
 			return nil // the client has left
 		}
 	}

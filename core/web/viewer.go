@@ -24,6 +24,9 @@ type encoder interface {
 // way to tell its buffer, and holds back what it has no room for by not reading.
 const ahead = 30 * time.Second
 
+// maxQueue is how many pieces a viewer at rest keeps room for.
+const maxQueue = 64
+
 // A viewer is a stream.Viewer that writes the response to one request. The response
 // begins with the first frames: before them, it can still be an error.
 type viewer struct {
@@ -169,7 +172,7 @@ func (v *viewer) Write(batches []*media.Batch) error {
 		err = v.put()
 	}
 	clear(v.queue) // a viewer at rest keeps no batch
-	if cap(v.queue) > maxRest {
+	if cap(v.queue) > maxQueue {
 		v.queue = nil
 	}
 	if err != nil {
@@ -202,12 +205,12 @@ func (v promptViewer) Try(batches []*media.Batch) (done bool, err error) {
 		return false, v.err
 	}
 	s := socketOf(v.wire)
-	if s == nil || !s.mu.TryLock() { // a WebSocket answers a ping, and may be waiting for the client
+	if s == nil || !s.TryLock() { // a WebSocket answers a ping, and may be waiting for the client
 		v.late = append(v.late, batches...)
 		return false, nil
 	}
 	done, err = v.flv.try(s, batches)
-	s.mu.Unlock()
+	s.Unlock()
 	if err != nil {
 		v.fail(err)
 	}

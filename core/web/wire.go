@@ -6,33 +6,19 @@ package web
 import (
 	"bufio"
 	"context"
-	"crypto/tls"
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
 	"math"
 	"net"
 	"net/http"
-	"os"
 	"strconv"
-	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/coder/websocket"
-	"github.com/mediad/mediad/core/media"
 	"github.com/mediad/mediad/core/nowait"
 	"github.com/prometheus/client_golang/prometheus"
 )
-
-// maxWrite is how much is written under one deadline: a viewer that takes this
-// much within it is slow, but alive.
-const maxWrite = 256 << 10
-
-// sendBuffer is the size of the kernel's buffer for what a viewer has not taken,
-// which would else grow to megabytes for each that stalls.
-const sendBuffer = 192 << 10
 
 // A wire takes the bytes of a response. All but wait and shut are called by one goroutine
 // at a time.
@@ -86,18 +72,9 @@ var (
 // so that its end is told from a broken connection and proxies may keep theirs. A
 // client of HTTP/1.0 gets it plain, until the connection closes.
 type socket struct {
+	nowait.Writer
 	conn    net.Conn
-	prompt  nowait.Socket // none for TLS
-	timeout time.Duration // of each write
-	bytes   prometheus.Counter
 	framing framing
-	closed  atomic.Bool
-
-	mu      sync.Mutex // held while writing
-	err     error      // the first failure; nothing is written after it
-	queue   [][]byte   // what flush will write
-	scratch []byte     // the heads in queue
-	iov     [][]byte   // what one write takes of it
 }
 
 // takeOver makes a socket of the connection of r, and writes the head of the response, with
@@ -111,7 +88,7 @@ func takeOver(w http.ResponseWriter, r *http.Request, timeout time.Duration, byt
 		_ = conn.Close()
 		return nil, errors.New("the client has sent more than one request")
 	}
-	s := newSocket(conn, timeout, bytes)
+	s := &socket{Writer: nowait.NewWriter(conn, timeout, bytes), conn: conn}
 	head := fmt.Appendf(nil, "HTTP/1.%d 200 OK\r\n", r.ProtoMinor)
 	h := w.Header()
 	h.Set("Date", time.Now().UTC().Format(http.TimeFormat))
@@ -122,7 +99,7 @@ func takeOver(w http.ResponseWriter, r *http.Request, timeout time.Duration, byt
 	}
 	var fields fieldWriter
 	_ = h.Write(&fields)
-	s.queue = append(s.queue, append(append(head, fields...), "\r\n"...))
+	s.Queue = append(s.Queue, append(append(head, fields...), "\r\n"...))
 	return s, nil
 }
 
@@ -133,32 +110,14 @@ func (f *fieldWriter) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// newSocket bounds the memory that the connection has in the kernel.
-func newSocket(conn net.Conn, timeout time.Duration, bytes prometheus.Counter) *socket {
-	if c, ok := tcpOf(conn); ok {
-		_ = c.SetWriteBuffer(sendBuffer)
-	}
-	return &socket{conn: conn, prompt: nowait.Of(conn), timeout: timeout, bytes: bytes}
-}
-
-func tcpOf(conn net.Conn) (*net.TCPConn, bool) {
-	if c, ok := conn.(*tls.Conn); ok {
-		conn = c.NetConn()
-	}
-	c, ok := conn.(*net.TCPConn)
-	return c, ok
-}
-
 func (s *socket) write(pieces [][]byte) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.Lock()
+	defer s.Unlock()
 	s.put(pieces)
-	return s.flush()
+	return s.Flush()
 }
 
-// The methods from here to end are called with mu held.
-
-// put adds pieces to the queue, framed.
+// put adds pieces to the queue, framed. The caller has the lock.
 func (s *socket) put(pieces [][]byte) {
 	size := 0
 	for _, p := range pieces {
@@ -167,121 +126,23 @@ func (s *socket) put(pieces [][]byte) {
 	if size == 0 { // such a chunk would be the last
 		return
 	}
-	at := len(s.scratch)
-	if s.scratch = s.framing.appendHead(s.scratch, size); len(s.scratch) > at {
-		s.queue = append(s.queue, s.scratch[at:len(s.scratch):len(s.scratch)])
+	at := len(s.Scratch)
+	if s.Scratch = s.framing.appendHead(s.Scratch, size); len(s.Scratch) > at {
+		s.Queue = append(s.Queue, s.Scratch[at:len(s.Scratch):len(s.Scratch)])
 	}
-	s.queue = append(s.queue, pieces...)
+	s.Queue = append(s.Queue, pieces...)
 	if s.framing == chunks {
-		s.queue = append(s.queue, lineEnd)
-	}
-}
-
-// flush writes the queue. It is one system call up to maxWrite bytes.
-func (s *socket) flush() error {
-	for rest := s.queue; len(rest) > 0 && s.err == nil; {
-		rest = s.take(rest)
-		s.err = s.send()
-	}
-	clear(s.queue)
-	s.queue, s.scratch = s.queue[:0], s.scratch[:0]
-	if cap(s.queue) > maxRest {
-		s.queue, s.scratch, s.iov = nil, nil, nil
-	}
-	return s.err
-}
-
-// maxRest is how many pieces a viewer at rest keeps room for. What a joiner is sent at
-// first has more, and what follows has a few.
-const maxRest = 64
-
-// take moves up to maxWrite bytes of queue to iov and returns what is left.
-func (s *socket) take(queue [][]byte) [][]byte {
-	s.iov = s.iov[:0]
-	for room := maxWrite; len(queue) > 0 && room > 0; {
-		if len(queue[0]) > room {
-			s.iov = append(s.iov, queue[0][:room])
-			queue[0] = queue[0][room:]
-			break
-		}
-		room -= len(queue[0])
-		s.iov = append(s.iov, queue[0])
-		queue = queue[1:]
-	}
-	return queue
-}
-
-// send writes iov.
-func (s *socket) send() error {
-	_ = s.conn.SetWriteDeadline(time.Now().Add(s.timeout))
-	if s.closed.Load() { // in this order, or the deadline would undo shut's
-		return media.ErrClosed
-	}
-	var n int
-	var err error
-	if conn, ok := s.conn.(*net.TCPConn); ok {
-		n, err = s.prompt.WriteAll(conn, s.iov)
-	} else {
-		n, err = writeJoined(s.conn, s.iov)
-	}
-	clear(s.iov) // a viewer at rest keeps no batch
-	s.bytes.Add(float64(n))
-	if err == nil {
-		return nil
-	}
-	if c, ok := tcpOf(s.conn); ok && errors.Is(err, os.ErrDeadlineExceeded) {
-		_ = c.SetLinger(0) // the kernel need not keep what is not taken
-	}
-	return fmt.Errorf("write to the client: %w", err)
-}
-
-// try writes what was put, and then shared, which is framed already, as far as the
-// connection takes it at once, and reports whether that was all. The rest is written by the next flush.
-func (s *socket) try(shared [][]byte) (done bool, err error) {
-	if s.closed.Load() && s.err == nil {
-		s.err = media.ErrClosed
-	}
-	if s.err != nil {
-		return false, s.err
-	}
-	queue := shared
-	if len(s.queue) > 0 || !s.prompt.Exists() {
-		s.queue = append(s.queue, shared...)
-		queue = s.queue
-	}
-	n := 0
-	if s.prompt.Exists() {
-		n, err = s.prompt.Write(queue)
-		s.bytes.Add(float64(n))
-	}
-	if err != nil {
-		s.err = fmt.Errorf("write to the client: %w", err)
-	}
-	s.keep(nowait.After(queue, n))
-	return len(s.queue) == 0, s.err
-}
-
-// keep makes rest the queue, without its first n bytes. It may be a part of the queue.
-func (s *socket) keep(rest [][]byte, n int) {
-	before := s.queue
-	s.queue = append(s.queue[:0], rest...)
-	if len(rest) > 0 {
-		s.queue[0] = s.queue[0][n:]
-	} else {
-		s.scratch = s.scratch[:0]
-	}
-	if len(before) > len(rest) {
-		clear(before[len(rest):])
+		s.Queue = append(s.Queue, lineEnd)
 	}
 }
 
 func (s *socket) end() error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.Lock()
+	defer s.Unlock()
 	if s.framing == chunks {
-		s.queue = append(s.queue, lastChunk)
+		s.Queue = append(s.Queue, lastChunk)
 	}
-	return s.flush()
+	return s.Flush()
 }
 
 // wait reads what the client sends, which is nothing.
@@ -298,28 +159,8 @@ func (s *socket) wait() {
 
 // shut closes the connection once nobody writes any more, which is at once.
 func (s *socket) shut() {
-	s.closed.Store(true)
-	_ = s.conn.SetDeadline(time.Unix(1, 0))
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.err == nil {
-		s.err = media.ErrClosed
-	}
+	s.Shut()
 	_ = s.conn.Close()
-}
-
-// joins are the buffers of writers that cannot take several pieces at once: TLS would make a
-// record of each.
-var joins = sync.Pool{New: func() any { return new([]byte) }}
-
-func writeJoined(w io.Writer, pieces [][]byte) (int, error) {
-	p := joins.Get().(*[]byte)
-	defer joins.Put(p)
-	*p = (*p)[:0]
-	for _, b := range pieces {
-		*p = append(*p, b...)
-	}
-	return w.Write(*p)
 }
 
 // A response is written through the HTTP server, where the connection is not ours to
@@ -341,7 +182,7 @@ func (p *response) write(pieces [][]byte) error {
 	if len(pieces) == 0 {
 		return nil
 	}
-	if _, err := writeJoined(p.paced, pieces); err != nil {
+	if _, err := nowait.WriteJoined(p.paced, pieces); err != nil {
 		return err
 	}
 	return p.control.Flush()
@@ -359,7 +200,7 @@ func (p *response) shut() {
 	_ = p.control.SetWriteDeadline(time.Unix(1, 0))
 }
 
-// A paced is a ResponseWriter with a deadline for each maxWrite bytes.
+// A paced is a ResponseWriter with a deadline for each nowait.MaxWrite bytes.
 type paced struct {
 	http.ResponseWriter
 	control *http.ResponseController
@@ -382,7 +223,7 @@ func (p *paced) Write(b []byte) (int, error) {
 	n := 0
 	for n < len(b) || n == 0 {
 		_ = p.control.SetWriteDeadline(time.Now().Add(p.timeout))
-		m, err := p.ResponseWriter.Write(b[n:min(len(b), n+maxWrite)])
+		m, err := p.ResponseWriter.Write(b[n:min(len(b), n+nowait.MaxWrite)])
 		p.bytes.Add(float64(m))
 		n += m
 		if err != nil || len(b) == 0 {
@@ -430,8 +271,7 @@ func (h *hijacker) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	h.socket = newSocket(conn, h.timeout, h.bytes)
-	h.socket.framing = messages
+	h.socket = &socket{Writer: nowait.NewWriter(conn, h.timeout, h.bytes), conn: conn, framing: messages}
 	c := between{conn, h.socket}
 	buffered.Writer.Reset(c)
 	return c, buffered, nil
@@ -444,10 +284,10 @@ type between struct {
 }
 
 func (b between) Write(p []byte) (int, error) {
-	b.s.mu.Lock()
-	defer b.s.mu.Unlock()
-	b.s.queue = append(b.s.queue, p)
-	if err := b.s.flush(); err != nil {
+	b.s.Lock()
+	defer b.s.Unlock()
+	b.s.Queue = append(b.s.Queue, p)
+	if err := b.s.Flush(); err != nil {
 		return 0, err
 	}
 	return len(p), nil

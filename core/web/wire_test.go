@@ -54,11 +54,11 @@ func TestTry(t *testing.T) {
 			err = p.Write(nil)
 		}
 		s := socketOf(p.wire)
-		s.mu.Lock() // somebody else writes: nothing may wait, nor be lost
+		s.Lock() // somebody else writes: nothing may wait, nor be lost
 		if done, err := p.Try(film[n : n+1]); done || err != nil {
 			t.Errorf("Try while another writes: %v, %v", done, err)
 		}
-		s.mu.Unlock()
+		s.Unlock()
 		n++
 		if err == nil {
 			err = p.Write(film[n:])
