@@ -138,3 +138,96 @@ func Matches(text, want string) bool {
 	}
 	return regexp.MustCompile("^" + pattern.String() + "$").MatchString(got.String())
 }
+
+// Lines returns the commands of a block that has no prompts, each a line.
+func (b Block) Lines() (list []Command) {
+	number, begun := b.Line, ""
+	for line := range strings.Lines(b.Text) {
+		number++
+		line = begun + strings.TrimSuffix(line, "\n")
+		if rest, goesOn := strings.CutSuffix(line, "\\"); goesOn {
+			begun = rest
+			continue
+		}
+		begun = ""
+		if len(Programs(line)) > 0 {
+			list = append(list, Command{Block: b, Line: number, Text: line})
+		}
+	}
+	return list
+}
+
+// Programs takes a command of the shell apart: the words of each program that it runs. Variables that
+// are set before one, redirections and comments are left out. What stands in $(...) is a word.
+func Programs(command string) (list [][]string) {
+	var words []string
+	var word strings.Builder
+	inWord, skip := false, false
+	next := func() {
+		switch {
+		case !inWord:
+			return
+		case skip:
+			skip = false
+		case len(words) > 0 || !assignment.MatchString(word.String()):
+			words = append(words, word.String())
+		}
+		word.Reset()
+		inWord = false
+	}
+	end := func() {
+		next()
+		if len(words) > 0 {
+			list = append(list, words)
+		}
+		words = nil
+	}
+	for i := 0; i < len(command); i++ {
+		switch c := command[i]; c {
+		case ' ', '\t', '\n':
+			next()
+		case '|', '&', ';':
+			end()
+		case '<', '>':
+			if digits.MatchString(word.String()) { // a descriptor
+				word.Reset()
+				inWord = false
+			}
+			next()
+			skip = true
+			for i+1 < len(command) && strings.IndexByte("<>&", command[i+1]) >= 0 {
+				i++
+			}
+		case '#':
+			if !inWord {
+				end()
+				return list
+			}
+			word.WriteByte(c)
+		case '\'', '"':
+			n := strings.IndexByte(command[i+1:], c)
+			if n < 0 {
+				n = len(command) - i - 2
+			}
+			word.WriteString(command[i+1 : i+1+n])
+			inWord, i = true, i+n+1
+		case '$':
+			n := 1
+			if strings.HasPrefix(command[i:], "$(") {
+				n = max(n, strings.IndexByte(command[i:], ')')+1)
+			}
+			word.WriteString(command[i : i+n])
+			inWord, i = true, i+n-1
+		default:
+			word.WriteByte(c)
+			inWord = true
+		}
+	}
+	end()
+	return list
+}
+
+var (
+	assignment = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*=`)
+	digits     = regexp.MustCompile(`^[0-9]$`)
+)

@@ -73,3 +73,21 @@ func TestMatches(t *testing.T) {
 		}
 	}
 }
+
+func TestPrograms(t *testing.T) {
+	for command, want := range map[string][][]string{
+		`A=1 B="x y" run -c 'a b' c=d # text`: {{"run", "-c", "a b", "c=d"}},
+		`cd x && make -j 2 | tail -1; ls`:     {{"cd", "x"}, {"make", "-j", "2"}, {"tail", "-1"}, {"ls"}},
+		`a 2>/dev/null >b <c d 2>&1`:          {{"a", "d"}},
+		`probe $(ls x | head -1) "a#b"`:       {{"probe", "$(ls x | head -1)", "a#b"}},
+		`# nothing`:                           nil,
+	} {
+		if got := Programs(command); !reflect.DeepEqual(got, want) {
+			t.Errorf("%s: %q", command, got)
+		}
+	}
+	got := Block{Line: 1, Text: "a \\\n b\n\n# c\nd\n"}.Lines()
+	if len(got) != 2 || got[1].Line != 6 || got[1].Text != "d" {
+		t.Errorf("%+v", got)
+	}
+}
