@@ -4,7 +4,6 @@ package main
 
 import (
 	"bufio"
-	"fmt"
 	"net"
 	"os"
 	"os/exec"
@@ -13,38 +12,9 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/mediad/mediad/e2e/page"
 )
-
-// A fence is a block of the page: ```LANGUAGE FILE.
-type fence struct {
-	line           int
-	language, file string
-	text           string
-}
-
-func fences(t *testing.T, path string) []fence {
-	t.Helper()
-	page, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var list []fence
-	var now *fence
-	for i, line := range strings.SplitAfter(string(page), "\n") {
-		head, isFence := strings.CutPrefix(strings.TrimSpace(line), "```")
-		switch {
-		case isFence && now == nil:
-			language, file, _ := strings.Cut(head, " ")
-			now = &fence{line: i + 1, language: language, file: file}
-		case isFence:
-			list = append(list, *now)
-			now = nil
-		case now != nil:
-			now.text += line
-		}
-	}
-	return list
-}
 
 // A reader of the page, and what is particular to the machine that it is read on.
 type follower struct {
@@ -76,42 +46,28 @@ func TestPluginsDocument(t *testing.T) {
 			"rtmp://localhost/", "rtmp://"+rtmp+"/",
 		),
 	}
-	done := map[string]int{}
-	for _, b := range fences(t, "../../docs/plugins.md") {
-		done[b.language]++
-		switch {
-		case b.file != "":
-			if err := os.WriteFile(filepath.Join(dir, b.file), []byte(f.words.Replace(b.text)), 0o600); err != nil {
-				t.Fatal(err)
-			}
-		case b.language == "sh":
-			f.run(b)
-		case b.language == "log":
-			f.logged(b)
-		default:
-			t.Errorf("docs/plugins.md:%d: a block of %q is neither a file nor run", b.line, b.language)
+	file := func(b page.Block) {
+		if err := os.WriteFile(filepath.Join(dir, b.File), []byte(f.words.Replace(b.Text)), 0o600); err != nil {
+			t.Fatal(err)
 		}
 	}
-	if done["sh"] < 8 || done["go"] < 2 || done["yaml"] < 2 || done["log"] < 1 {
-		t.Errorf("the page has only these blocks: %v", done)
-	}
+	page.Follow(t, "../../docs/plugins.md", page.Rules{"go": file, "yaml": file, "sh": f.run, "log": f.logged})
 }
 
-// run runs the commands of a block, the lines with "$ ", and compares what they print
-// with the lines that follow. One with nothing after it must print nothing.
-func (f *follower) run(b fence) {
+// run runs the commands of a block, and compares what they print with the lines that follow. One
+// with nothing after it must print nothing.
+func (f *follower) run(b page.Block) {
 	f.t.Helper()
-	for _, part := range strings.Split("\n"+b.text, "\n$ ")[1:] {
-		command, want, _ := strings.Cut(part, "\n")
-		if words, ok := strings.CutSuffix(command, " &"); ok {
-			f.start(strings.Fields(words))
+	for _, c := range b.Commands() {
+		if c.Starts {
+			f.start(strings.Fields(c.Text))
 			continue
 		}
-		cmd := exec.CommandContext(f.t.Context(), "sh", "-c", f.words.Replace(strings.ReplaceAll(command, "PID", f.pid)))
+		cmd := exec.CommandContext(f.t.Context(), "sh", "-c", f.words.Replace(strings.ReplaceAll(c.Text, "PID", f.pid)))
 		cmd.Dir, cmd.Env = f.dir, f.env
 		out, err := cmd.CombinedOutput()
-		if err != nil && want == "" || !matches(string(out), want) {
-			f.t.Fatalf("docs/plugins.md:%d: %s: %v: it prints\n%s\nthe page has\n%s", b.line, command, err, out, want)
+		if err != nil && c.Output == "" || !page.Matches(string(out), c.Output) {
+			f.t.Fatalf("%s: %v: it prints\n%s\nthe page has\n%s", c, err, out, c.Output)
 		}
 	}
 }
@@ -158,30 +114,11 @@ func (f *follower) until(is func(line string) bool, what string) {
 }
 
 // logged waits for the lines of a block in the daemon's log.
-func (f *follower) logged(b fence) {
+func (f *follower) logged(b page.Block) {
 	f.t.Helper()
-	for want := range strings.Lines(b.text) {
-		f.until(func(line string) bool { return matches(line, want) }, want)
+	for want := range strings.Lines(b.Text) {
+		f.until(func(line string) bool { return page.Matches(line, want) }, want)
 	}
-}
-
-// matches reports whether text is what the page has: "..." stands for anything in
-// a line, and for any lines where it stands alone. Spaces are as wide as they like.
-func matches(text, want string) bool {
-	var pattern strings.Builder
-	for line := range strings.Lines(want) {
-		line = strings.Join(strings.Fields(line), " ")
-		if line == "..." {
-			pattern.WriteString(`(.*\n)*`)
-			continue
-		}
-		pattern.WriteString(strings.ReplaceAll(regexp.QuoteMeta(line), `\.\.\.`, `.*`) + `\n`)
-	}
-	var got strings.Builder
-	for line := range strings.Lines(text) {
-		fmt.Fprintln(&got, strings.Join(strings.Fields(line), " "))
-	}
-	return regexp.MustCompile("^" + pattern.String() + "$").MatchString(got.String())
 }
 
 func freeAddress(t *testing.T) string {

@@ -9,7 +9,7 @@ import (
 	"testing"
 
 	"github.com/mediad/mediad/core/stage"
-	"github.com/mediad/mediad/pipeline"
+	"github.com/mediad/mediad/e2e/page"
 )
 
 var update = flag.Bool("update", false, "write docs/stages.md anew")
@@ -59,35 +59,18 @@ func stagesDocument(kinds []stage.Kind) []byte {
 
 // TestReadmeShowsTheShippedFile keeps the README's pipelines.yaml the real one.
 func TestReadmeShowsTheShippedFile(t *testing.T) {
-	readme, err := os.ReadFile("../../README.md")
-	if err != nil {
-		t.Fatal(err)
-	}
 	file, err := os.ReadFile("../../pipelines.yaml")
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, shown, _ := strings.Cut(string(readme), "```yaml\n")
-	shown, _, _ = strings.Cut(shown, "```")
-	if _, file, _ := strings.Cut(string(file), "version:"); shown != "version:"+file {
-		t.Errorf("the README shows another pipelines.yaml:\n%s", shown)
-	}
-}
-
-// TestDocumentedFiles checks each whole pipelines.yaml that docs/access.md shows.
-func TestDocumentedFiles(t *testing.T) {
-	text, err := os.ReadFile("../../docs/access.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	parts := strings.Split(string(text), "```yaml\n")
-	if len(parts) < 2 {
-		t.Fatal("docs/access.md shows no file")
-	}
-	for _, part := range parts[1:] {
-		file, _, _ := strings.Cut(part, "```")
-		if _, err := pipeline.Parse("docs/access.md", []byte(file), pipeline.Kinds(kinds(nil, nil)), func(string) (string, bool) { return "", false }); err != nil {
-			t.Errorf("%v in\n%s", err, file)
+	_, want, _ := strings.Cut(string(file), "version:")
+	for _, b := range page.Read(t, "../../README.md") {
+		if b.Language == "yaml" {
+			if b.Text != "version:"+want {
+				t.Errorf("%s shows another pipelines.yaml:\n%s", b, b.Text)
+			}
+			return
 		}
 	}
+	t.Error("the README shows no pipelines.yaml")
 }

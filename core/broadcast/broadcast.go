@@ -114,7 +114,7 @@ func New(env stage.Env, settings Settings) (*Broadcast, error) {
 		repeatedFrames: counter("repeated_frames_total", "Frames of channels of other nodes."),
 		repeatedBytes:  counter("repeated_bytes_total", "Bytes of channels of other nodes."),
 		sources:        counter("repeat_sources_total", "Times that a channel of another node was found, be it again."),
-		gaps:           counter("repeat_gaps_total", "Times that it went on behind where it had ended: frames were missing, or another publisher had come."),
+		gaps:           counter("repeat_gaps_total", "Times that a channel of another node went on behind where it had ended: frames were missing, or another publisher had come."),
 		shifts:         counter("shifts_total", "Sources whose time lay behind their channel's and was shifted."),
 		lost:           counter("lost_total", "Channels that publishers here have lost to another node."),
 		refused:        counter("peers_refused_total", "Peers that were refused a channel: it came from them, or from nowhere."),

@@ -36,6 +36,6 @@ func newMetrics(r prometheus.Registerer) *metrics {
 		dropped:   counters("dropped_total", "Frames that a muxer left out, by cause.", "cause"),
 		muxers:    gauge("muxers", "Channels that are watched as HLS."),
 		films:     gauge("films", "Recorded films whose tables are kept."),
-		filmBytes: gauge("film_bytes", "Bytes of these tables."),
+		filmBytes: gauge("film_bytes", "Bytes of the tables of recorded films."),
 	}
 }

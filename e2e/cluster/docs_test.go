@@ -7,44 +7,13 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/mediad/mediad/e2e/page"
 )
-
-const page = "../../docs/cluster.md"
-
-// A fence is a block of the page: ```LANGUAGE FILE.
-type fence struct {
-	line           int
-	language, file string
-	text           string
-}
-
-func fences(t *testing.T) (list []fence) {
-	t.Helper()
-	text, err := os.ReadFile(page)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var now *fence
-	for i, line := range strings.SplitAfter(string(text), "\n") {
-		head, isFence := strings.CutPrefix(strings.TrimSpace(line), "```")
-		switch {
-		case isFence && now == nil:
-			language, file, _ := strings.Cut(head, " ")
-			now = &fence{line: i + 1, language: language, file: file}
-		case isFence:
-			list = append(list, *now)
-			now = nil
-		case now != nil:
-			now.text += line
-		}
-	}
-	return list
-}
 
 // A reader of the page has the machines that its prompts name: a to h, and one without a name.
 type reader struct {
@@ -52,9 +21,6 @@ type reader struct {
 	hosts map[string]*host
 	dirs  map[string]string
 }
-
-// prompt is before each command; the machine is the letter.
-var prompt = regexp.MustCompile(`(?m)^([a-h]?)\$ `)
 
 func TestDocument(t *testing.T) {
 	t.Parallel()
@@ -75,33 +41,19 @@ func TestDocument(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.sh("", "cp "+example+"/* .")
-	did := map[string]int{}
-	for _, f := range fences(t) {
-		did[f.language]++
-		switch f.language {
-		case "yaml":
-			r.file(f)
-		case "sh":
-			r.run(f)
-		default:
-			t.Errorf("%s:%d: a block of %q is neither a file nor run", page, f.line, f.language)
-		}
-	}
-	if did["yaml"] < 4 || did["sh"] < 8 {
-		t.Errorf("the page has only these blocks: %v", did)
-	}
+	page.Follow(t, "../../docs/cluster.md", page.Rules{"yaml": r.file, "sh": r.run})
 }
 
 // file gives a file to all machines; one that the example has must be that.
-func (r *reader) file(f fence) {
+func (r *reader) file(b page.Block) {
 	r.t.Helper()
 	for _, dir := range r.dirs {
-		path := filepath.Join(dir, f.file)
+		path := filepath.Join(dir, b.File)
 		if have, err := os.ReadFile(path); err == nil {
-			if string(have) != f.text {
-				r.t.Errorf("%s:%d: %s of the example is another one", page, f.line, f.file)
+			if string(have) != b.Text {
+				r.t.Errorf("%s: %s of the example is another one", b, b.File)
 			}
-		} else if err := os.WriteFile(path, []byte(f.text), 0o644); err != nil {
+		} else if err := os.WriteFile(path, []byte(b.Text), 0o644); err != nil {
 			r.t.Fatal(err)
 		}
 	}
@@ -109,27 +61,20 @@ func (r *reader) file(f fence) {
 
 // run runs the commands of a block, and compares what they print with the lines that
 // follow. What the nodes tell may take some time to be so.
-func (r *reader) run(f fence) {
+func (r *reader) run(b page.Block) {
 	r.t.Helper()
-	at := prompt.FindAllStringSubmatchIndex(f.text, -1)
-	for i, m := range at {
-		end := len(f.text)
-		if i+1 < len(at) {
-			end = at[i+1][0]
-		}
-		machine := f.text[m[2]:m[3]]
-		command, want, _ := strings.Cut(f.text[m[1]:end], "\n")
-		if words, ok := strings.CutSuffix(command, " &"); ok {
-			r.start(machine, words)
+	for _, c := range b.Commands() {
+		if c.Starts {
+			r.start(c.Host, c.Text)
 			continue
 		}
-		if strings.Contains(command, "openssl") {
+		if strings.Contains(c.Text, "openssl") {
 			defer r.certificates()
 		}
-		eventually(r.t, fmt.Sprintf("%s:%d: %s", page, f.line, command), func() error {
-			out, err := r.sh(machine, command)
-			if !matches(out, want) || err != nil && want == "" {
-				return fmt.Errorf("%v: it prints\n%s\nthe page has\n%s", err, out, want)
+		eventually(r.t, c.String(), func() error {
+			out, err := r.sh(c.Host, c.Text)
+			if !page.Matches(out, c.Output) || err != nil && c.Output == "" {
+				return fmt.Errorf("%v: it prints\n%s\nthe page has\n%s", err, out, c.Output)
 			}
 			return nil
 		})
@@ -190,23 +135,4 @@ func (r *reader) certificates() {
 			}
 		}
 	}
-}
-
-// matches reports whether text is what the page has: "..." stands for anything in
-// a line, and for any lines where it stands alone. Spaces are as wide as they like.
-func matches(text, want string) bool {
-	var pattern strings.Builder
-	for line := range strings.Lines(want) {
-		line = strings.Join(strings.Fields(line), " ")
-		if line == "..." {
-			pattern.WriteString(`(.*\n)*`)
-			continue
-		}
-		pattern.WriteString(strings.ReplaceAll(regexp.QuoteMeta(line), `\.\.\.`, `.*`) + `\n`)
-	}
-	var got strings.Builder
-	for line := range strings.Lines(text) {
-		fmt.Fprintln(&got, strings.Join(strings.Fields(line), " "))
-	}
-	return regexp.MustCompile("^" + pattern.String() + "$").MatchString(got.String())
 }

@@ -4,6 +4,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/mediad/mediad/e2e/page"
 )
 
 // TestStaticPeers runs two nodes that know each other's address and have no cluster, with the file of
@@ -11,12 +13,12 @@ import (
 func TestStaticPeers(t *testing.T) {
 	t.Parallel()
 	var config string
-	for _, f := range fences(t) {
-		if f.file == "static.yaml" {
+	for _, b := range page.Read(t, "../../docs/cluster.md") {
+		if b.File == "static.yaml" {
 			config = strings.NewReplacer(
 				`http: "127.0.0.1:8080"`, `http: ":8080", token: `+token,
 				"- use: ingest\n      with: {app: live}", "- use: ingest\n      with: {app: live, allow: [0.0.0.0/0], linger: 1s}",
-			).Replace(f.text)
+			).Replace(b.Text)
 		}
 	}
 	l := newLab(t, 2)

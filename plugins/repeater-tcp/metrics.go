@@ -59,7 +59,7 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 		refused:    counters("refused_total", "Questions and opens of peers that were refused, by reason.", "reason"),
 		reparents:  counters("reparents_total", "Times that a channel went on from another node or connection, by reason.", "reason"),
 		skips:      counter("skips_total", "Times that a channel went on at a later keyframe, since the link was too slow or the parent had gone."),
-		missed:     counter("missed_frames_total", "Frames left out by that, as far as they were counted."),
+		missed:     counter("missed_frames_total", "Frames left out when a channel went on at a later keyframe, as far as they were counted."),
 	}
 	m.rtt = prometheus.NewGaugeVec(prometheus.GaugeOpts{
 		Name: "mediad_repeater_rtt_seconds", Help: "Round trip to a peer, the least of the last few.",

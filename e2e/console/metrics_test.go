@@ -12,6 +12,9 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/mediad/mediad/e2e/page"
+	"gopkg.in/yaml.v3"
 )
 
 // busy is a daemon of which each stage has something to do, and some something to
@@ -29,9 +32,9 @@ pipelines:
       with: {app: vod}
   origin:
     - use: reader-http
-      with: {url: %q}
+      with: {url: %[1]q}
     - use: stream
-      with: {app: far}
+      with: {app: far, access: {callback: %[1]q}}
   live:
     - use: ingest
       with: {app: live, key: secret}
@@ -64,13 +67,65 @@ var (
 	label       = regexp.MustCompile(`([a-z_]+)="`)
 )
 
-// TestGrafana checks each query of docs/grafana.json against the metrics of a daemon that has
-// done a bit of everything: all its metrics are there, with all labels it asks for.
-func TestGrafana(t *testing.T) {
-	origin := httptest.NewServer(http.FileServer(http.Dir(built)))
+// TestMetrics looks at the metrics of a daemon that has done a bit of everything: all that the queries of
+// docs/grafana.json and the alerts of docs/metrics.md ask for are there, with all labels, and all that are there
+// are in the document. That these are all there can be is seen to by cmd/mediad.
+func TestMetrics(t *testing.T) {
+	files := http.FileServer(http.Dir(built))
+	origin := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method != http.MethodPost { // which asks who may watch: all
+			files.ServeHTTP(w, r)
+		}
+	}))
 	t.Cleanup(origin.Close)
 	d := start(t, fmt.Sprintf(busy, origin.URL+"/"))
 	doABitOfEverything(t, d)
+	for name, queries := range map[string]func(*testing.T) []query{"grafana": dashboard, "alerts": alerts} {
+		t.Run(name, func(t *testing.T) {
+			list := queries(t)
+			if len(list) == 0 {
+				t.Fatal("there is no query")
+			}
+			eventually(t, "all metrics are there", func() error {
+				text, err := d.get("/metrics")
+				if err != nil {
+					return err
+				}
+				labels := labelsOf(text)
+				var missing []string
+				for _, q := range list {
+					for _, m := range lacks(q.expr, q.legend, labels) {
+						missing = append(missing, q.title+": "+m)
+					}
+				}
+				if len(missing) > 0 {
+					return fmt.Errorf("%s", strings.Join(missing, "\n"))
+				}
+				return nil
+			})
+		})
+	}
+	t.Run("document", func(t *testing.T) {
+		text, err := d.get("/metrics")
+		if err != nil {
+			t.Fatal(err)
+		}
+		page, err := os.ReadFile(metricsPage)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if wrong := undocumented(text, string(page)); len(wrong) > 0 {
+			t.Errorf("docs/metrics.md: %s", strings.Join(wrong, "\n"))
+		}
+	})
+}
+
+const metricsPage = "../../docs/metrics.md"
+
+// A query is one of a dashboard or an alert.
+type query struct{ title, expr, legend string }
+
+func dashboard(t *testing.T) (list []query) {
 	var dashboard struct {
 		Panels []struct {
 			Title   string
@@ -81,28 +136,71 @@ func TestGrafana(t *testing.T) {
 	if err == nil {
 		err = json.Unmarshal(text, &dashboard)
 	}
-	if err != nil || len(dashboard.Panels) == 0 {
-		t.Fatal(err, "no panels")
+	if err != nil {
+		t.Fatal(err)
 	}
-	eventually(t, "all metrics are there", func() error {
-		text, err := d.get("/metrics")
-		if err != nil {
-			return err
+	for _, p := range dashboard.Panels {
+		for _, target := range p.Targets {
+			list = append(list, query{p.Title, target.Expr, target.LegendFormat})
 		}
-		labels := labelsOf(text)
-		var missing []string
-		for _, p := range dashboard.Panels {
-			for _, target := range p.Targets {
-				for _, m := range lacks(target.Expr, target.LegendFormat, labels) {
-					missing = append(missing, p.Title+": "+m)
+	}
+	return list
+}
+
+func alerts(t *testing.T) (list []query) {
+	for _, b := range page.Read(t, metricsPage) {
+		if b.File != "alerts.yml" {
+			continue
+		}
+		var file struct {
+			Groups []struct {
+				Rules []struct{ Alert, Expr string }
+			}
+		}
+		if err := yaml.Unmarshal([]byte(b.Text), &file); err != nil {
+			t.Fatalf("%s: %v", b, err)
+		}
+		for _, g := range file.Groups {
+			for _, r := range g.Rules {
+				if !strings.HasPrefix(r.Expr, "up{") { // which is Prometheus' own
+					list = append(list, query{title: r.Alert, expr: r.Expr})
 				}
 			}
 		}
-		if len(missing) > 0 {
-			return fmt.Errorf("%s", strings.Join(missing, "\n"))
+	}
+	return list
+}
+
+var (
+	typed     = regexp.MustCompile(`(?m)^# TYPE (mediad_\S+) (\S+)$`)
+	documents = regexp.MustCompile("(?m)^\\| `(mediad_[a-z_]+)` \\| ([a-z]+) \\| (.*?) \\|")
+	valued    = regexp.MustCompile(`(?:cause|reason|answer|form|state|direction)="([^"]*)"`)
+)
+
+// undocumented says what metrics have that a page has not: their names and types, their labels, and what those say.
+func undocumented(metrics, page string) (wrong []string) {
+	types, labels := map[string]string{}, map[string]string{}
+	for _, m := range documents.FindAllStringSubmatch(page, -1) {
+		types[m[1]], labels[m[1]] = m[2], m[3]
+	}
+	for _, m := range typed.FindAllStringSubmatch(metrics, -1) {
+		if types[m[1]] != m[2] {
+			wrong = append(wrong, fmt.Sprintf("%s is a %s, not a %q", m[1], m[2], types[m[1]]))
 		}
-		return nil
-	})
+	}
+	for name, has := range labelsOf(metrics) {
+		for l := range has {
+			if strings.HasPrefix(name, "mediad_") && !strings.Contains(labels[name], "`"+l+"`") {
+				wrong = append(wrong, name+" has the label "+l)
+			}
+		}
+	}
+	for _, m := range valued.FindAllStringSubmatch(metrics, -1) {
+		if !strings.Contains(page, "`"+m[1]+"`") {
+			wrong = append(wrong, fmt.Sprintf("a label is %q", m[1]))
+		}
+	}
+	return wrong
 }
 
 // labelsOf lists the labels of each metric in the text format.
@@ -146,7 +244,7 @@ func lacks(expr, legend string, labels map[string]map[string]bool) (missing []st
 	return missing
 }
 
-func TestGrafana_Lacks(t *testing.T) {
+func TestMetrics_Lacks(t *testing.T) {
 	labels := labelsOf("# HELP mediad_a_total A.\nmediad_a_total{pipeline=\"x\",cause=\"}\"} 1\ngo_b 2e+06\n")
 	for expr, want := range map[string]int{
 		`sum by (cause) (rate(mediad_a_total{pipeline="x"}[5m]))`: 0,
@@ -162,6 +260,20 @@ func TestGrafana_Lacks(t *testing.T) {
 	}
 	if got := lacks("go_b", "{{cause}}", labels); len(got) != 1 {
 		t.Errorf("the legend lacks %q", got)
+	}
+}
+
+func TestMetrics_Undocumented(t *testing.T) {
+	page := "| `mediad_a_total` | counter | `cause` | A. `x` |\n"
+	for metrics, want := range map[string]int{
+		"# TYPE mediad_a_total counter\nmediad_a_total{cause=\"x\"} 1\n":                            0,
+		"# TYPE mediad_a_total gauge\nmediad_a_total{cause=\"y\",stage=\"z\"} 1\n":                  3,
+		"# TYPE mediad_b gauge\nmediad_b 1\n# TYPE go_b gauge\ngo_b 1\n":                            1,
+		"# TYPE mediad_c histogram\nmediad_c_bucket{le=\"1\"} 1\n# TYPE mediad_d gauge\nmediad_d 1": 3,
+	} {
+		if got := undocumented(metrics, page); len(got) != want {
+			t.Errorf("%s: %q, want %d", metrics, got, want)
+		}
 	}
 }
 

@@ -1,0 +1,113 @@
+// Package machine makes machines for tests that do what an operator does: with the programs and files of this one,
+// but processes and a network of their own, and of what is written nothing stays. It needs root.
+package machine
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"os/exec"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// A Machine lives as long as the test.
+type Machine struct {
+	dir  string // where commands begin
+	init int    // the process that keeps it
+}
+
+// New makes a machine on which commands begin in the folder dir. It sees that as it is here, and what it writes there, as
+// anywhere, is its own; but /tmp is shared, and Go's caches.
+func New(t testing.TB, dir string) *Machine {
+	t.Helper()
+	caches, err := exec.Command("go", "env", "GOCACHE", "GOMODCACHE").Output()
+	if err != nil {
+		t.Fatalf("go env: %v", err)
+	}
+	layers := t.TempDir()
+	keep := exec.Command("sh", "-ec", `
+		mount --make-rprivate /
+		mount -t tmpfs tmpfs "$LAYERS"
+		cd "$LAYERS"
+		mkdir up work up2 work2 new
+		mount -t overlay overlay -o "lowerdir=/,upperdir=$LAYERS/up,workdir=$LAYERS/work" new
+		for shared in /dev /sys /tmp $CACHES; do
+			mkdir -p "$shared" "new$shared"
+			mount --rbind "$shared" "new$shared"
+		done
+		mkdir -p "new$DIR"
+		mount -t overlay overlay -o "lowerdir=$DIR,upperdir=$LAYERS/up2,workdir=$LAYERS/work2" "new$DIR"
+		ip link set lo up
+		exec chroot new sh -ec 'mount -t proc proc /proc; echo up; exec sleep infinity'`)
+	keep.Env = append(os.Environ(), "LAYERS="+layers, "DIR="+dir, "CACHES="+strings.ReplaceAll(string(caches), "\n", " "))
+	keep.SysProcAttr = &syscall.SysProcAttr{
+		Cloneflags: syscall.CLONE_NEWNET | syscall.CLONE_NEWNS | syscall.CLONE_NEWPID, Pdeathsig: syscall.SIGKILL,
+	}
+	out := &Output{}
+	keep.Stdout, keep.Stderr = out, out
+	if err := keep.Start(); err != nil {
+		t.Fatalf("a machine of its own, which needs root: %v", err)
+	}
+	t.Cleanup(func() {
+		_ = keep.Process.Kill() // and with it all that runs there
+		_ = keep.Wait()
+	})
+	for began := time.Now(); out.String() != "up\n"; time.Sleep(10 * time.Millisecond) {
+		if time.Since(began) > 30*time.Second {
+			t.Fatalf("a machine of its own is not up, it says %q", out)
+		}
+	}
+	return &Machine{dir: dir, init: keep.Process.Pid}
+}
+
+// Command is one of the shell, in a process group of its own.
+func (m *Machine) Command(line string) *exec.Cmd {
+	at := fmt.Sprintf("/proc/%d/root", m.init)
+	cmd := exec.Command("nsenter", "-t", fmt.Sprint(m.init), "-n", "-m", "-p", "--root="+at, "--wd="+at+m.dir, "sh", "-c", line)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.Env = os.Environ()
+	return cmd
+}
+
+// Start starts a command that runs until the test ends, when it has half a minute to do so.
+func (m *Machine) Start(t testing.TB, cmd *exec.Cmd) *Output {
+	t.Helper()
+	out := &Output{}
+	cmd.Stdout, cmd.Stderr = out, out
+	cmd.WaitDelay = time.Second
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM)
+		timer := time.AfterFunc(30*time.Second, func() { _ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) })
+		_ = cmd.Wait()
+		timer.Stop()
+		if t.Failed() {
+			t.Logf("%s prints\n%s", cmd.Args[len(cmd.Args)-1], out)
+		}
+	})
+	return out
+}
+
+// Output is what a program has printed. It may be read while that runs.
+type Output struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+func (o *Output) Write(p []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.text.Write(p)
+}
+
+func (o *Output) String() string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.text.String()
+}
