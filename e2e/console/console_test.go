@@ -152,15 +152,18 @@ func TestConsole(t *testing.T) {
 		if err := syscall.Kill(pids[0], syscall.SIGKILL); err != nil {
 			t.Fatal(err)
 		}
-		b.until(`['down', 'restarting', 'failed'].includes(document.querySelector('#graph tr[data-key="fragile/reader-disk"] .state').innerText)`)
+		b.until(`['restarting', 'failed'].includes(document.querySelector('#graph tr[data-key="fragile/reader-disk"] .state').innerText)`)
 		shown := time.Since(began)
 		t.Logf("shown dead after %v", shown)
 		if shown > 5*time.Second { // 2 s, on a machine that does nothing else
 			t.Errorf("that it is dead is shown after %v", shown)
 		}
-		b.until(`/fragile\/reader-disk is (down|restarting|failed)/.test(document.getElementById('health').textContent)`)
+		b.until(`/fragile\/reader-disk is (restarting|failed)/.test(document.getElementById('health').textContent)`)
 		b.until(`document.querySelector('#drawing [data-stage="fragile/reader-disk"]').classList.contains('bad')`)
 		b.until(`document.querySelector('#graph tr[data-key="fragile/reader-disk"]').innerText.includes('no such file')`)
+		if text, err := d.get("/healthz"); err != nil || !strings.Contains(text, `"degraded"`) || !strings.Contains(text, "fragile/reader-disk") {
+			t.Errorf("/healthz: %v %s", err, text)
+		}
 		b.shot("dead")
 		if err := os.Rename(d.binary()+"-gone", d.binary()); err != nil {
 			t.Fatal(err)

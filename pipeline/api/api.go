@@ -95,7 +95,8 @@ type api struct{ Options }
 const healthPath = "/healthz"
 
 // health tells all who ask whether the daemon is well, and what is wrong those who
-// may know.
+// may know. A stage that is being started again mends itself, so whoever restarts or
+// leaves out a daemon that is not well must not do so for it: only the text says degraded.
 func (a *api) health(w http.ResponseWriter, r *http.Request) {
 	friend := thisMachine(r) || gate{token: a.Token}.known(r)
 	type wrong struct {
@@ -109,11 +110,16 @@ func (a *api) health(w http.ResponseWriter, r *http.Request) {
 	}{Status: "ok"}
 	code := http.StatusOK
 	for _, s := range a.Stages() {
-		if s.State != pipeline.Running {
+		switch {
+		case s.State == pipeline.Running:
+			continue
+		case s.State != pipeline.Restarting:
 			code, health.Status = http.StatusServiceUnavailable, "failing"
-			if friend {
-				health.Wrong = append(health.Wrong, wrong{s.String(), s.State, text(s.Err)})
-			}
+		case code == http.StatusOK:
+			health.Status = "degraded"
+		}
+		if friend {
+			health.Wrong = append(health.Wrong, wrong{s.String(), s.State, text(s.Err)})
 		}
 	}
 	reply(w, code, health)

@@ -407,3 +407,27 @@ func TestDrain(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// While there is no process because one has failed, the stage tells so.
+func TestAway(t *testing.T) {
+	slow := quick
+	slow.backoff = 200 * time.Millisecond
+	s := run(t, Binary{}, slow, stage.Env{}, nil)
+	src := open(t, s, "live")
+	if _, err := src.Next(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Away(); err != nil {
+		t.Errorf("with a process: %v", err)
+	}
+	killed := time.Now()
+	_ = syscall.Kill(s.running().run.pid(), syscall.SIGKILL)
+	eventually(t, "it is away", func() bool {
+		since, err := s.Away()
+		return err != nil && strings.Contains(err.Error(), filmPath+" has ended") && !since.Before(killed)
+	})
+	eventually(t, "it is back", func() bool {
+		_, err := s.Away()
+		return err == nil
+	})
+}
