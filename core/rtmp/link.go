@@ -35,10 +35,10 @@ type link struct {
 	window, acked uint32
 }
 
-func newLink(ctx context.Context, conn net.Conn, m *metrics, timeout time.Duration) *link {
+func newLink(ctx context.Context, conn net.Conn, m *metrics, timeout time.Duration, dropped func(cause string)) *link {
 	l := &link{conn: conn, window: window}
 	l.wire = &wire{ctx: ctx, conn: conn, bytes: m.bytes.WithLabelValues("in")}
-	l.in = newChunkReader(l.wire, m.drop)
+	l.in = newChunkReader(l.wire, dropped)
 	l.out.conn, l.out.timeout, l.out.bytes = conn, timeout, m.bytes.WithLabelValues("out")
 	l.out.prompt = newPrompt(conn)
 	return l

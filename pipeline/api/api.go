@@ -16,6 +16,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/hashicorp/go-hclog"
 	"github.com/mediad/mediad/core/broadcast"
 	"github.com/mediad/mediad/core/media"
 	"github.com/mediad/mediad/pipeline"
@@ -26,8 +27,10 @@ import (
 // Options are what the API shows.
 type Options struct {
 	// Stages are the stages as they are now, in the order of the file.
-	Stages  func() []pipeline.Status
-	Metrics prometheus.Gatherer
+	Stages func() []pipeline.Status
+	// Metrics has those of the stages, and gets the API's own.
+	Metrics *prometheus.Registry
+	Log     hclog.Logger
 	// Token lets other machines in; "": none.
 	Token string
 	// Loopback says that only this machine can reach the listener. Pprof is served there alone.
@@ -78,7 +81,7 @@ func New(o Options) http.Handler {
 			mux.Handle(path, o.Console)
 		}
 	}
-	own := gate{mux, o.Token}
+	own := gate{mux, o.Token, newRefusals(o.Metrics, o.Log)}
 	if o.Media == nil {
 		return own
 	}

@@ -78,7 +78,7 @@ func newTest(change func(*Options)) http.Handler {
 	of("live", "broadcast").MustRegister(readers)
 	readers.Set(3)
 	metrics.MustRegister(prometheus.NewCounter(prometheus.CounterOpts{Name: "mediad_of_no_stage_total"}))
-	o := Options{Stages: testStages, Metrics: metrics, Loopback: true}
+	o := Options{Stages: testStages, Metrics: metrics, Log: hclog.NewNullLogger(), Loopback: true}
 	if change != nil {
 		change(&o)
 	}
