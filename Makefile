@@ -44,7 +44,7 @@ soak:
 # The race detector needs a C compiler; ffmpeg, rtmpdump and Chromium are the clients that
 # the tests use, and npm gets those that run in a browser; the reader in Python needs gRPC.
 tools:
-	.ci/install gcc:gcc ffmpeg:ffmpeg ffprobe:ffmpeg rtmpdump:rtmpdump pgrep:procps prlimit:util-linux \
+	.ci/install gcc:gcc ffmpeg:ffmpeg ffprobe:ffmpeg rtmpdump:rtmpdump pgrep:procps prlimit:util-linux strace:strace \
 		chromium:chromium node:nodejs npm:npm \
 		/usr/lib/python3/dist-packages/grpc:python3-grpcio /usr/lib/python3/dist-packages/google/protobuf:python3-protobuf
 
