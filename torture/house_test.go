@@ -4,7 +4,6 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -27,20 +26,7 @@ var all = os.Getenv(allVariable) != ""
 // binaries is the folder of the daemon and its plugins, built once.
 var binaries string
 
-func TestMain(m *testing.M) { os.Exit(prepared(m)) }
-
-func prepared(m *testing.M) int {
-	var err error
-	if binaries, err = os.MkdirTemp("", "mediad-torture-"); err == nil {
-		defer os.RemoveAll(binaries)
-		err = lab.Build(context.Background(), binaries, true, "../cmd/mediad")
-	}
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	return m.Run()
-}
+func TestMain(m *testing.M) { os.Exit(lab.Main(m, true, &binaries)) }
 
 // An ordeal is a case: what is done, and what of it must be found.
 type ordeal struct {
@@ -67,24 +53,14 @@ type house struct {
 const filmFrames = 250
 
 // open starts a house. It is looked at once more, and stopped, when the test ends.
-func open(t *testing.T, pipelines string, prepare ...func(*testing.T, *lab.Daemon)) *house {
+func open(t *testing.T, pipelines string, prepare ...func(*lab.Daemon)) *house {
 	t.Helper()
-	d, err := lab.New(filepath.Join(binaries, "mediad"), t.TempDir(), healthy+pipelines)
-	must(t, err)
-	must(t, lab.WriteFilm(d.Path("media", "healthy.flv"), filmFrames, 2000))
-	for _, f := range prepare {
-		f(t, d)
-	}
-	must(t, d.Start())
-	h := &house{Daemon: d, warned: map[string]time.Time{}}
-	t.Cleanup(func() {
-		if err := d.Lives(); err == nil {
-			d.Kill()
-		}
-		if t.Failed() {
-			t.Logf("the end of the log:\n%s", d.Log.Tail(60))
-		}
+	prepare = append(prepare, func(d *lab.Daemon) {
+		must(t, lab.WriteFilm(d.Path("media", "healthy.flv"), filmFrames, 2000))
 	})
+	d := lab.Start(t, filepath.Join(binaries, "mediad"), healthy+pipelines, prepare...)
+	h := &house{Daemon: d, warned: map[string]time.Time{}}
+	var err error
 	h.publisher, err = d.Publish(lab.Publication{Path: "live/healthy", Size: 1000})
 	must(t, err)
 	for range 3 {
@@ -317,7 +293,5 @@ func recorded(t *testing.T, path string, next int) int {
 
 func must(t *testing.T, err error) {
 	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, err)
 }

@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/mediad/mediad/core/rtmp"
 	"github.com/mediad/mediad/e2e/lab"
 )
 
@@ -305,8 +306,9 @@ func TestT35_PluginKilledAtStart(t *testing.T) {
 	if log := strings.Join(h.Log.From(0), "\n"); !degraded || !strings.Contains(log, "5 failures within 1m0s") || !strings.Contains(log, "has failed 5 times within 1m0s") {
 		t.Errorf("after %d starts it is given up; /healthz was degraded: %v", len(killed), degraded)
 	}
-	if s := h.played(t, "apart/healthy.flv"); len(s.numbers) > 0 {
-		t.Errorf("%d frames of a reader that does not run", len(s.numbers))
+	var refused *rtmp.StatusError
+	if _, err := h.play(t.Context(), "apart/healthy.flv"); !errors.As(err, &refused) || refused.Code != "NetConnection.Connect.InvalidApp" {
+		t.Errorf("who plays from it gets %v", err)
 	}
 	h.unharmed(t)
 	t.Logf("saw: given up after %d starts, /healthz names it, no frame of others missing", len(killed))

@@ -44,16 +44,9 @@ const small = `
       with: {root: ./broken}
 `
 
-// smallDisk mounts the disk of 4 MiB.
-func smallDisk(t *testing.T, d *lab.Daemon) {
-	t.Helper()
-	must(t, d.Mount("small", "4m"))
-	t.Cleanup(func() { must(t, d.Unmount("small")) })
-}
-
 func TestTorments_Storage(t *testing.T) {
 	t.Parallel()
-	h := open(t, small, smallDisk)
+	h := open(t, small, func(d *lab.Daemon) { d.MountFor(t, "small", "4m") })
 	h.plugin(t, failing)
 	h.suffer(t, []ordeal{
 		{55, "DiskFull", diskFull, "no space left", `mediad_writer_disk_errors_total{cause="full"}`, false},
@@ -260,10 +253,7 @@ func TestT57_Killed(t *testing.T) {
 	if all {
 		times = 30 // the writer alone is killed a hundred times in its own package
 	}
-	d, err := lab.New(filepath.Join(binaries, "mediad"), t.TempDir(), healthy)
-	must(t, err)
-	must(t, d.Start())
-	defer func() { must(t, d.Stop()) }()
+	d := lab.Start(t, filepath.Join(binaries, "mediad"), healthy)
 	lost := 0
 	for i := range times {
 		name := fmt.Sprintf("kept-%d", i)
@@ -275,7 +265,7 @@ func TestT57_Killed(t *testing.T) {
 		p.Drop()
 		must(t, d.Start())
 		var files []string
-		must(t, lab.Eventually(20*time.Second, func() error {
+		must(t, lab.Eventually(20*time.Second, func() (err error) {
 			if files, err = filepath.Glob(d.Path("recordings", name, "*", "*.flv")); err != nil || len(files) != 1 {
 				return fmt.Errorf("recordings: %v, %w", files, err)
 			}

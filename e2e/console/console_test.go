@@ -9,6 +9,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/mediad/mediad/e2e/lab"
 )
 
 const everything = `drain: 1s
@@ -141,7 +143,7 @@ func TestConsole(t *testing.T) {
 
 	t.Run("a stage dies", func(t *testing.T) {
 		b.t = t
-		if err := os.Rename(d.binary(), d.binary()+"-gone"); err != nil { // so that it is not there again at once
+		if err := os.Rename(d.binary, d.binary+"-gone"); err != nil { // so that it is not there again at once
 			t.Fatal(err)
 		}
 		pids := d.processes()
@@ -165,25 +167,25 @@ func TestConsole(t *testing.T) {
 			t.Errorf("/healthz: %v %s", err, text)
 		}
 		b.shot("dead")
-		if err := os.Rename(d.binary()+"-gone", d.binary()); err != nil {
+		if err := os.Rename(d.binary+"-gone", d.binary); err != nil {
 			t.Fatal(err)
 		}
 	})
 
 	t.Run("the daemon goes and comes back", func(t *testing.T) {
 		b.t = t
-		d.kill()
+		d.Kill()
 		b.until(`document.getElementById('health').textContent.startsWith('The daemon does not answer')`)
 		b.shot("away")
-		d.run()
+		lab.Must(t, d.Start())
 		b.until(`document.getElementById('health').textContent === 'All 11 stages run'`)
 		b.until(`!document.body.classList.contains('away')`)
 	})
 
 	t.Run("mediad top", func(t *testing.T) {
 		d.publish("again")
-		eventually(t, "it shows the channel and what passes", func() error {
-			out, err := exec.Command(d.binary(), "top", "--once", "--api", d.url("")).CombinedOutput()
+		lab.Await(t, "it shows the channel and what passes", func() error {
+			out, err := exec.Command(d.binary, "top", "--once", "--api", d.url("")).CombinedOutput()
 			text := string(out)
 			if err != nil || !strings.Contains(text, "again") || !strings.Contains(text, "11 of 11 stages run") || !strings.Contains(text, "live/ingest") {
 				return fmt.Errorf("%w: %s", err, text)

@@ -7,11 +7,12 @@ import (
 	"net/http/httptest"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"regexp"
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/mediad/mediad/e2e/lab"
 )
 
 // busy is a daemon of which each stage has something to do, and some something to
@@ -84,7 +85,7 @@ func TestGrafana(t *testing.T) {
 	if err != nil || len(dashboard.Panels) == 0 {
 		t.Fatal(err, "no panels")
 	}
-	eventually(t, "all metrics are there", func() error {
+	lab.Await(t, "all metrics are there", func() error {
 		text, err := d.get("/metrics")
 		if err != nil {
 			return err
@@ -167,13 +168,13 @@ func TestGrafana_Lacks(t *testing.T) {
 
 func doABitOfEverything(t *testing.T, d *daemon) {
 	t.Helper()
-	if err := os.WriteFile(filepath.Join(d.dir, "recordings", "blocked"), nil, 0o644); err != nil {
+	if err := os.WriteFile(d.Path("recordings", "blocked"), nil, 0o644); err != nil {
 		t.Fatal(err)
 	}
 	for _, name := range []string{"news?key=secret", "blocked?key=secret", "refused"} {
 		d.publish(name)
 	}
-	eventually(t, "the channels are on air", func() error {
+	lab.Await(t, "the channels are on air", func() error {
 		text, err := d.get("/api/channels")
 		if err == nil && strings.Count(text, `"h264"`) != 2 {
 			err = fmt.Errorf("channels: %s", text)
@@ -181,7 +182,7 @@ func doABitOfEverything(t *testing.T, d *daemon) {
 		return err
 	})
 	for _, args := range [][]string{
-		{"-t", "2", "-i", "rtmp://" + d.rtmp + "/live/news"},
+		{"-t", "2", "-i", "rtmp://" + d.RTMP + "/live/news"},
 		{"-i", d.url("/vod/film.flv.flv")},
 		{"-t", "2", "-i", d.url("/live/news.mp4")},
 		{"-i", d.url("/far/film.flv.flv")},
