@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -274,6 +275,29 @@ func TestT37_Stopped(t *testing.T) {
 	_, err := s.Open(t.Context(), media.OpenRequest{Name: "stuck"})
 	contains(t, err, filmPath, "hangs: no answer to the question for its health within 1s")
 	eventually(t, "the process is gone", func() bool { return errors.Is(syscall.Kill(pid, 0), syscall.ESRCH) })
+}
+
+// What a plugin has started goes with it: all of its group is killed.
+func TestT37_ProcessGroup(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "pid")
+	s := run(t, Binary{Path: "/bin/sh", Args: []string{"-c", "sleep 1000 & echo $! >" + file + "; exec " + filmPath}}, quick, stage.Env{}, nil)
+	pid := process1(t, s)
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	child, err := strconv.Atoi(strings.TrimSpace(string(text)))
+	if err != nil || syscall.Kill(child, 0) != nil {
+		t.Fatalf("the plugin's child is %q: %v", text, err)
+	}
+	_, err = s.Open(t.Context(), media.OpenRequest{Name: "stuck"})
+	contains(t, err, "hangs")
+	for _, gone := range []int{pid, child} {
+		eventually(t, "the process is gone", func() bool {
+			stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", gone))
+			return err != nil || strings.Contains(string(stat), ") Z ") // its own parent may not have noticed
+		})
+	}
 }
 
 // process1 is the pid of a stage's process.
