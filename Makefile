@@ -44,7 +44,7 @@ soak:
 # The race detector needs a C compiler; ffmpeg, rtmpdump and Chromium are the clients that
 # the tests use, and npm gets those that run in a browser; the reader in Python needs gRPC.
 tools:
-	.ci/install gcc:gcc ffmpeg:ffmpeg ffprobe:ffmpeg ffplay:ffmpeg rtmpdump:rtmpdump pgrep:procps prlimit:util-linux \
+	.ci/install gcc:gcc ffmpeg:ffmpeg ffprobe:ffmpeg ffplay:ffmpeg rtmpdump:rtmpdump pgrep:procps prlimit:util-linux strace:strace \
 		ip:iproute2 nsenter:util-linux curl:curl openssl:openssl ps:procps \
 		chromium:chromium node:nodejs npm:npm nginx:nginx /usr/lib/nginx/modules/ngx_rtmp_module.so:libnginx-mod-rtmp \
 		/usr/lib/python3/dist-packages/grpc:python3-grpcio /usr/lib/python3/dist-packages/google/protobuf:python3-protobuf

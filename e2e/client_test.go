@@ -15,13 +15,14 @@ import (
 	"github.com/mediad/mediad/core/media"
 	"github.com/mediad/mediad/core/rtmp"
 	"github.com/mediad/mediad/core/stream"
+	"github.com/mediad/mediad/e2e/lab"
 )
 
 func (d *daemon) dial(app string) *rtmp.Client {
 	d.t.Helper()
 	ctx, cancel := context.WithTimeout(d.t.Context(), 10*time.Second)
 	defer cancel()
-	c, err := rtmp.Dial(ctx, d.url(app))
+	c, err := rtmp.Dial(ctx, d.URL(app))
 	if err != nil {
 		d.t.Fatal(err)
 	}
@@ -311,13 +312,13 @@ func TestT43_StalledViewerAmongFifty(t *testing.T) {
 	if after := d.metric("process_resident_memory_bytes"); after > before+400e6 {
 		t.Errorf("the daemon grew from %.0f to %.0f MB", before/1e6, after/1e6)
 	}
-	eventually(t, "the stalled viewer is ended or skipped", func() error {
+	lab.Await(t, "the stalled viewer is ended or skipped", func() error {
 		return atLeast(d.metric("mediad_broadcast_skips_total")+closedAsSlow(d), 1)
 	})
 }
 
 func closedAsSlow(d *daemon) float64 {
-	if strings.Contains(d.log.String(), "has not taken") {
+	if strings.Contains(d.Log.String(), "has not taken") {
 		return 1
 	}
 	return 0
@@ -347,7 +348,7 @@ func TestT12_T13_HostileAMF(t *testing.T) {
 		[]byte(strings.Repeat("\x03\x00\x01a", 10000)),
 		[]byte("\x0a\x7f\xff\xff\xff"),
 	} {
-		conn, err := net.Dial("tcp", d.rtmp)
+		conn, err := net.Dial("tcp", d.RTMP)
 		if err != nil {
 			t.Fatal(err)
 		}

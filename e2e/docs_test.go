@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/mediad/mediad/e2e/lab"
 	"github.com/mediad/mediad/e2e/machine"
 	"github.com/mediad/mediad/e2e/page"
 )
@@ -66,7 +67,7 @@ func newReader(t *testing.T) *reader {
 	r := &reader{t: t, machine: machine.New(t, root), bin: t.TempDir(), daemon: &machine.Output{}}
 	for _, err := range []error{
 		os.WriteFile(filepath.Join(r.bin, "ffplay"), []byte(watched), 0o755),
-		os.Symlink(binary, filepath.Join(r.bin, "mediad")),
+		os.Symlink(binary(), filepath.Join(r.bin, "mediad")),
 		r.command("rm -rf media/recordings plugins.d mediad").Run(),
 	} {
 		if err != nil {
@@ -90,7 +91,7 @@ func (r *reader) run(b page.Block) {
 			r.start(c)
 			continue
 		}
-		eventually(r.t, c.String(), func() error {
+		lab.Await(r.t, c.String(), func() error {
 			out, err := r.command(c.Text).CombinedOutput()
 			if !page.Matches(string(out), c.Output) || err != nil && c.Output == "" {
 				return fmt.Errorf("%v: it prints\n%s\nthe page has\n%s", err, out, c.Output)
@@ -113,7 +114,7 @@ func (r *reader) start(c page.Command) {
 			r.t.Error(out)
 		}
 	})
-	eventually(r.t, c.String()+" is healthy", func() error {
+	lab.Await(r.t, c.String()+" is healthy", func() error {
 		if said, err := r.command("curl -sf http://localhost:8080/healthz").CombinedOutput(); err != nil {
 			return fmt.Errorf("%w: %s\n%s", err, said, out)
 		}
@@ -144,7 +145,7 @@ func (r *reader) html(b page.Block) {
 		r.t.Errorf("%s plays nothing", b)
 	}
 	for _, url := range urls {
-		eventually(r.t, b.String()+": "+url, func() error {
+		lab.Await(r.t, b.String()+": "+url, func() error {
 			out, _ := r.command("curl -s -o /dev/null -m 2 -w '%{http_code}' " + url).Output() // a channel has no end
 			if string(out) != "200" {
 				return fmt.Errorf("the answer is %s", out)
@@ -158,7 +159,7 @@ func (r *reader) html(b page.Block) {
 func (r *reader) logged(b page.Block) {
 	r.t.Helper()
 	for want := range strings.Lines(b.Text) {
-		eventually(r.t, b.String()+": "+want, func() error {
+		lab.Await(r.t, b.String()+": "+want, func() error {
 			for line := range strings.Lines(r.daemon.String()) {
 				if page.Matches(line, want) {
 					return nil

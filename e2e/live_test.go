@@ -4,6 +4,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/mediad/mediad/e2e/lab"
 )
 
 // live publishes, plays and records in one file each three seconds.
@@ -24,21 +26,21 @@ const live = `
 `
 
 // publish sends a film in real time with ffmpeg, as it is.
-func (d *daemon) publish(film, name string) *command {
+func (d *daemon) publish(film, name string) *lab.Program {
 	d.t.Helper()
-	return launch(d.t, "ffmpeg", "-hide_banner", "-loglevel", "warning", "-re", "-i", film, "-c", "copy", "-f", "flv", d.url("live/"+name))
+	return lab.Launch(d.t, "ffmpeg", "-hide_banner", "-loglevel", "warning", "-re", "-i", film, "-c", "copy", "-f", "flv", d.URL("live/"+name))
 }
 
 // play keeps what a ffmpeg player gets, as it is, in a file.
-func (d *daemon) play(path, out string) *command {
+func (d *daemon) play(path, out string) *lab.Program {
 	d.t.Helper()
-	return launch(d.t, "ffmpeg", "-hide_banner", "-loglevel", "warning", "-y", "-i", d.url(path), "-c", "copy", "-f", "flv", out)
+	return lab.Launch(d.t, "ffmpeg", "-hide_banner", "-loglevel", "warning", "-y", "-i", d.URL(path), "-c", "copy", "-f", "flv", out)
 }
 
 // recordings lists the recorded files of a channel in the order of their making.
 func (d *daemon) recordings(channel string) []string {
 	d.t.Helper()
-	files, err := filepath.Glob(d.path("recordings", channel, "*", "*.flv"))
+	files, err := filepath.Glob(d.Path("recordings", channel, "*", "*.flv"))
 	if err != nil {
 		d.t.Fatal(err)
 	}
@@ -49,17 +51,17 @@ func TestLivePlayedAndRecordedFrameForFrame(t *testing.T) {
 	t.Parallel()
 	film := film(t, 12, "flv")
 	d := start(t, live)
-	early := d.play("live/show", d.path("early.flv")) // waits for the publisher
+	early := d.play("live/show", d.Path("early.flv")) // waits for the publisher
 	d.plays(1)
 	publisher := d.publish(film, "show")
 	d.onAir("show")
-	late := d.play("live/show", d.path("late.flv"))
-	for _, c := range []*command{publisher, early, late} {
-		if err := c.wait(); err != nil {
-			t.Errorf("%s: %v\n%s", c.name, err, c.out)
+	late := d.play("live/show", d.Path("late.flv"))
+	for _, c := range []*lab.Program{publisher, early, late} {
+		if err := c.Wait(); err != nil {
+			t.Errorf("%s: %v\n%s", c.Name, err, &c.Out)
 		}
 	}
-	if err := d.stop(); err != nil {
+	if err := d.Stop(); err != nil {
 		t.Fatal(err)
 	}
 
@@ -69,10 +71,10 @@ func TestLivePlayedAndRecordedFrameForFrame(t *testing.T) {
 	}
 	for _, codec := range []string{"video", "audio"} {
 		want := packets(t, film, codec)
-		if at := expectRun(t, "the early viewer's "+codec, packets(t, d.path("early.flv"), codec), want, len(want)); at != 0 {
+		if at := expectRun(t, "the early viewer's "+codec, packets(t, d.Path("early.flv"), codec), want, len(want)); at != 0 {
 			t.Errorf("the early viewer's %s begins at packet %d", codec, at)
 		}
-		at := expectRun(t, "the late viewer's "+codec, packets(t, d.path("late.flv"), codec), want, len(want)/2)
+		at := expectRun(t, "the late viewer's "+codec, packets(t, d.Path("late.flv"), codec), want, len(want)/2)
 		if codec == "video" && want[at].Flags[0] != 'K' {
 			t.Errorf("the late viewer begins at packet %d, which is no keyframe", at)
 		}
@@ -89,14 +91,14 @@ func TestT51_AudioOnlyAndVideoOnly(t *testing.T) {
 	source := film(t, 6, "flv")
 	d := start(t, live)
 	for i, c := range []struct{ codec, drop string }{{"audio", "-vn"}, {"video", "-an"}} {
-		player := d.play("live/"+c.codec, d.path(c.codec+".flv"))
+		player := d.play("live/"+c.codec, d.Path(c.codec+".flv"))
 		d.plays(i + 1)
-		must(t, "ffmpeg", "-hide_banner", "-loglevel", "warning", "-re", "-i", source, c.drop, "-c", "copy", "-f", "flv", d.url("live/"+c.codec))
-		if err := player.wait(); err != nil {
-			t.Errorf("%s: %v\n%s", player.name, err, player.out)
+		lab.Run(t, "ffmpeg", "-hide_banner", "-loglevel", "warning", "-re", "-i", source, c.drop, "-c", "copy", "-f", "flv", d.URL("live/"+c.codec))
+		if err := player.Wait(); err != nil {
+			t.Errorf("%s: %v\n%s", player.Name, err, &player.Out)
 		}
 		want := packets(t, source, c.codec)
-		expectRun(t, "the viewer's "+c.codec, packets(t, d.path(c.codec+".flv"), c.codec), want, len(want))
+		expectRun(t, "the viewer's "+c.codec, packets(t, d.Path(c.codec+".flv"), c.codec), want, len(want))
 	}
 }
 
@@ -104,19 +106,19 @@ func TestT52_ViewersStayWhilePublisherComesBack(t *testing.T) {
 	t.Parallel()
 	film := film(t, 12, "flv")
 	d := start(t, live)
-	viewer := d.play("live/show", d.path("viewer.flv"))
+	viewer := d.play("live/show", d.Path("viewer.flv"))
 	d.plays(1)
 	first := d.publish(film, "show")
 	d.onAir("show")
-	eventually(t, "three seconds are played", func() error { return atLeast(d.metric("mediad_ingest_frames_total"), 200) })
-	first.kill()
-	if err := d.publish(film, "show").wait(); err != nil {
+	lab.Await(t, "three seconds are played", func() error { return atLeast(d.metric("mediad_ingest_frames_total"), 200) })
+	first.Kill()
+	if err := d.publish(film, "show").Wait(); err != nil {
 		t.Fatal(err)
 	}
-	if err := viewer.wait(); err != nil {
-		t.Errorf("the viewer: %v\n%s", err, viewer.out)
+	if err := viewer.Wait(); err != nil {
+		t.Errorf("the viewer: %v\n%s", err, &viewer.Out)
 	}
-	got := packets(t, d.path("viewer.flv"), "video")
+	got := packets(t, d.Path("viewer.flv"), "video")
 	want := packets(t, film, "video")
 	again := lastIndex(got, want[0].Hash)
 	if again < 50 {
@@ -136,20 +138,20 @@ func TestTap(t *testing.T) {
 	t.Parallel()
 	film := film(t, 8, "flv")
 	d := start(t, live)
-	viewer := d.play("live/show", d.path("viewer.flv"))
+	viewer := d.play("live/show", d.Path("viewer.flv"))
 	d.plays(1)
 	publisher := d.publish(film, "show")
 	d.onAir("show")
-	tap := launch(t, binary, "tap", "live/broadcast", "--name", "show", "--api", "http://"+d.http, "--format", "lines")
-	for _, c := range []*command{publisher, tap, viewer} { // the tap ends with the channel
-		if err := c.wait(); err != nil {
-			t.Fatalf("%s: %v\n%s", c.name, err, c.out)
+	tap := lab.Launch(t, binary(), "tap", "live/broadcast", "--name", "show", "--api", "http://"+d.HTTP, "--format", "lines")
+	for _, c := range []*lab.Program{publisher, tap, viewer} { // the tap ends with the channel
+		if err := c.Wait(); err != nil {
+			t.Fatalf("%s: %v\n%s", c.Name, err, &c.Out)
 		}
 	}
-	lines := tap.out.String()
+	lines := tap.Out.String()
 	if !strings.HasPrefix(lines, "header video=h264:") || strings.Count(lines, "  video") < 100 || strings.Count(lines, "batch join\n  video key") < 5 {
 		t.Errorf("the tap printed\n%.500s", lines)
 	}
 	want := packets(t, film, "video")
-	expectRun(t, "the viewer's video", packets(t, d.path("viewer.flv"), "video"), want, len(want))
+	expectRun(t, "the viewer's video", packets(t, d.Path("viewer.flv"), "video"), want, len(want))
 }

@@ -12,6 +12,8 @@ import (
 	"strconv"
 	"sync"
 	"testing"
+
+	"github.com/mediad/mediad/e2e/lab"
 )
 
 // film makes a file with ffmpeg's test sources, once for each length and
@@ -20,11 +22,11 @@ func film(t *testing.T, seconds int, extension string) string {
 	t.Helper()
 	films.Lock()
 	defer films.Unlock()
-	path := filepath.Join(filepath.Dir(binary), fmt.Sprintf("film%d.%s", seconds, extension))
+	path := filepath.Join(built, fmt.Sprintf("film%d.%s", seconds, extension))
 	if slices.Contains(films.made, path) {
 		return path
 	}
-	must(t, "ffmpeg", "-hide_banner", "-loglevel", "error", "-y",
+	lab.Run(t, "ffmpeg", "-hide_banner", "-loglevel", "error", "-y",
 		"-f", "lavfi", "-i", "testsrc2=size=320x180:rate=25",
 		"-f", "lavfi", "-i", "sine=frequency=330:sample_rate=44100",
 		"-t", strconv.Itoa(seconds), "-c:v", "libx264", "-preset", "veryfast", "-pix_fmt", "yuv420p",

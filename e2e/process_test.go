@@ -4,12 +4,13 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/mediad/mediad/e2e/lab"
 )
 
 // processes is live and on demand with every stage that can be in a process of
@@ -43,48 +44,29 @@ const processes = `
       with: {root: ./recordings}
 `
 
-// plugins are the processes that a daemon has started.
-func (d *daemon) plugins() []int {
-	d.t.Helper()
-	out, err := exec.Command("pgrep", "-P", fmt.Sprint(d.cmd.Process.Pid)).Output()
-	var none *exec.ExitError
-	if err != nil && !errors.As(err, &none) {
-		d.t.Fatal(err)
-	}
-	var pids []int
-	for line := range strings.Lines(string(out)) {
-		var pid int
-		if _, err := fmt.Sscan(line, &pid); err != nil {
-			d.t.Fatal(err)
-		}
-		pids = append(pids, pid)
-	}
-	return pids
-}
-
 func TestEveryStageInAProcessOfItsOwn(t *testing.T) {
 	t.Parallel()
 	film := film(t, 12, "flv")
 	d := start(t, processes)
 	d.shelve(film, "film.flv")
-	eventually(t, "six plugins run", func() error { return atLeast(float64(len(d.plugins())), 6) })
-	viewer := d.play("live/show", d.path("live.flv"))
-	onDemand := d.play("vod/film", d.path("vod.flv"))
+	lab.Await(t, "six plugins run", func() error { return atLeast(float64(len(d.plugins())), 6) })
+	viewer := d.play("live/show", d.Path("live.flv"))
+	onDemand := d.play("vod/film", d.Path("vod.flv"))
 	d.plays(2)
 	publisher := d.publish(film, "show")
 	d.onAir("show") // the channels of another process are listed too
-	for _, c := range []*command{publisher, viewer, onDemand} {
-		if err := c.wait(); err != nil {
-			t.Errorf("%s: %v\n%s", c.name, err, c.out)
+	for _, c := range []*lab.Program{publisher, viewer, onDemand} {
+		if err := c.Wait(); err != nil {
+			t.Errorf("%s: %v\n%s", c.Name, err, &c.Out)
 		}
 	}
-	if err := d.stop(); err != nil {
+	if err := d.Stop(); err != nil {
 		t.Fatal(err)
 	}
 	for _, codec := range []string{"video", "audio"} {
 		want := packets(t, film, codec)
-		expectRun(t, "live "+codec, packets(t, d.path("live.flv"), codec), want, len(want))
-		expectRun(t, "on demand "+codec, packets(t, d.path("vod.flv"), codec), want, len(want))
+		expectRun(t, "live "+codec, packets(t, d.Path("live.flv"), codec), want, len(want))
+		expectRun(t, "on demand "+codec, packets(t, d.Path("vod.flv"), codec), want, len(want))
 		var recorded []string
 		for _, file := range d.recordings("show") {
 			recorded = append(recorded, hashes(packets(t, file, codec))...)
@@ -107,10 +89,10 @@ func TestT36_ReaderKilledWhilePlaying(t *testing.T) {
       with: {app: vod}
 `)
 	d.shelve(film, "film.flv")
-	viewer := d.play("vod/film", d.path("vod.flv"))
+	viewer := d.play("vod/film", d.Path("vod.flv"))
 	killed := 0
 	for range 3 {
-		eventually(t, "another reader runs", func() error {
+		lab.Await(t, "another reader runs", func() error {
 			for _, pid := range d.plugins() {
 				if pid != killed {
 					killed = pid
@@ -124,12 +106,12 @@ func TestT36_ReaderKilledWhilePlaying(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if err := viewer.wait(); err != nil {
-		t.Fatalf("%s: %v\n%s", viewer.name, err, viewer.out)
+	if err := viewer.Wait(); err != nil {
+		t.Fatalf("%s: %v\n%s", viewer.Name, err, &viewer.Out)
 	}
 	for _, codec := range []string{"video", "audio"} {
 		want := packets(t, film, codec)
-		expectRun(t, codec, packets(t, d.path("vod.flv"), codec), want, len(want))
+		expectRun(t, codec, packets(t, d.Path("vod.flv"), codec), want, len(want))
 	}
 }
 
@@ -137,10 +119,10 @@ func TestT42_NoPluginOutlivesItsDaemon(t *testing.T) {
 	t.Parallel()
 	d := start(t, processes)
 	// A folder that is just being made when the daemon dies is removed by the next one.
-	eventually(t, "six plugins run", func() error { return atLeast(float64(strings.Count(d.log.String(), "plugin started")), 6) })
+	lab.Await(t, "six plugins run", func() error { return atLeast(float64(strings.Count(d.Log.String(), "plugin started")), 6) })
 	plugins := d.plugins()
-	d.kill()
-	eventually(t, "all plugins have ended", func() error {
+	d.Kill()
+	lab.Await(t, "all plugins have ended", func() error {
 		for _, pid := range plugins {
 			if syscall.Kill(pid, 0) == nil {
 				return fmt.Errorf("process %d lives", pid)
@@ -148,9 +130,9 @@ func TestT42_NoPluginOutlivesItsDaemon(t *testing.T) {
 		}
 		return nil
 	})
-	left, err := filepath.Glob(filepath.Join(os.TempDir(), fmt.Sprintf("mediad-plugin-%d-*", d.cmd.Process.Pid)))
+	left, err := filepath.Glob(filepath.Join(os.TempDir(), fmt.Sprintf("mediad-plugin-%d-*", d.PID())))
 	if err != nil || len(left) > 0 {
 		t.Errorf("left behind: %v, %v", left, err)
 	}
-	d.run() // to be stopped at the end of the test
+	lab.Must(t, d.Start()) // to be stopped at the end of the test
 }

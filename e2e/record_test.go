@@ -2,12 +2,12 @@ package e2e
 
 import (
 	"os"
-	"os/exec"
 	"strings"
 	"testing"
 
 	"github.com/mediad/mediad/core/rtmp"
 	"github.com/mediad/mediad/core/stream"
+	"github.com/mediad/mediad/e2e/lab"
 )
 
 // wholeRecording is live with a single file per channel.
@@ -18,13 +18,13 @@ func TestT57_KilledWhileRecording(t *testing.T) {
 	film := film(t, 12, "flv")
 	d := start(t, wholeRecording)
 	publisher := d.publish(film, "show")
-	eventually(t, "six seconds are published", func() error { return atLeast(d.metric("mediad_ingest_frames_total"), 400) })
+	lab.Await(t, "six seconds are published", func() error { return atLeast(d.metric("mediad_ingest_frames_total"), 400) })
 	frames := d.metric("mediad_ingest_frames_total")
-	d.kill()
-	publisher.wait() //nolint:errcheck // its server is gone
+	d.Kill()
+	publisher.Wait() //nolint:errcheck // its server is gone
 
-	d.run()
-	eventually(t, "the recording is repaired", func() error { return atLeast(d.metric("mediad_writer_disk_repaired_total"), 1) })
+	lab.Must(t, d.Start())
+	lab.Await(t, "the recording is repaired", func() error { return atLeast(d.metric("mediad_writer_disk_repaired_total"), 1) })
 	files := d.recordings("show")
 	if len(files) != 1 {
 		t.Fatalf("recordings: %v", files)
@@ -39,7 +39,7 @@ func TestT57_KilledWhileRecording(t *testing.T) {
 	if got := float64(len(video) + len(audio)); got < frames-68-10 {
 		t.Errorf("%.0f frames were published before the kill, %.0f are recorded: more than a second is lost", frames, got)
 	}
-	out := must(t, "ffprobe", "-v", "error", "-show_entries", "format=duration:format_tags", "-of", "flat", files[0])
+	out := lab.Run(t, "ffprobe", "-v", "error", "-show_entries", "format=duration:format_tags", "-of", "flat", files[0])
 	if !strings.Contains(out, "format.duration=\"") || strings.Contains(out, "format.duration=\"0") {
 		t.Errorf("the repaired file tells no duration: %s", out)
 	}
@@ -55,27 +55,27 @@ func TestFinishedRecordingCanBeSought(t *testing.T) {
     - use: stream
       with: {app: recorded}
 `)
-	if err := d.publish(film, "show").wait(); err != nil {
+	if err := d.publish(film, "show").Wait(); err != nil {
 		t.Fatal(err)
 	}
 	var file string
-	eventually(t, "the recording is finished", func() error {
+	lab.Await(t, "the recording is finished", func() error {
 		return atLeast(d.metric("mediad_writer_disk_files_total"), 1)
 	})
 	file = d.recordings("show")[0]
-	name := strings.TrimSuffix(strings.TrimPrefix(file, d.path("recordings")+"/"), ".flv")
+	name := strings.TrimSuffix(strings.TrimPrefix(file, d.Path("recordings")+"/"), ".flv")
 
-	out := d.path("played.flv")
-	if player := d.play("recorded/"+name, out); player.wait() != nil {
-		t.Fatalf("%s\n%s", player.name, player.out)
+	out := d.Path("played.flv")
+	if player := d.play("recorded/"+name, out); player.Wait() != nil {
+		t.Fatalf("%s\n%s", player.Name, &player.Out)
 	}
 	for _, codec := range []string{"video", "audio"} {
 		want := packets(t, film, codec)
 		expectRun(t, codec, packets(t, out, codec), want, len(want))
 	}
 	// With an index ffmpeg goes to the keyframe at 5 s, reading nothing before it.
-	sought := d.path("sought.flv")
-	must(t, "ffmpeg", "-hide_banner", "-loglevel", "error", "-ss", "5", "-i", file, "-c", "copy", sought)
+	sought := d.Path("sought.flv")
+	lab.Run(t, "ffmpeg", "-hide_banner", "-loglevel", "error", "-ss", "5", "-i", file, "-c", "copy", sought)
 	if at := expectRun(t, "from 5 s", packets(t, sought, "video"), packets(t, film, "video"), 50); at < 100 || at > 125 {
 		t.Errorf("-ss 5 begins at packet %d, want the keyframe before 5 s", at)
 	}
@@ -84,7 +84,7 @@ func TestFinishedRecordingCanBeSought(t *testing.T) {
 // TestT55_DiskFull records onto a disk of 4 MiB.
 func TestT55_DiskFull(t *testing.T) {
 	t.Parallel()
-	d := start(t, strings.Replace(wholeRecording, "root: ./recordings", "root: ./small", 1), smallDisk)
+	d := start(t, strings.Replace(wholeRecording, "root: ./recordings", "root: ./small", 1), func(d *lab.Daemon) { d.MountFor(t, "small", "4m") })
 	p := d.publisher("show")
 	p.frame(0, 0, 1000)
 	d.onAir("show")
@@ -101,41 +101,26 @@ func TestT55_DiskFull(t *testing.T) {
 	for n < 200 { // 8 MB
 		next()
 	}
-	eventually(t, "the full disk is reported", func() error {
+	lab.Await(t, "the full disk is reported", func() error {
 		next()
 		return atLeast(d.metric("mediad_writer_disk_errors_total"), 1)
 	})
-	if got := strings.Count(d.log.String(), "no space left"); got == 0 || got > 10 {
+	if got := strings.Count(d.Log.String(), "no space left"); got == 0 || got > 10 {
 		t.Errorf("the log tells of the full disk %d times", got)
 	}
-	files, err := os.ReadDir(d.path("small", "show"))
+	files, err := os.ReadDir(d.Path("small", "show"))
 	if err != nil || len(files) == 0 {
 		t.Fatalf("nothing was recorded: %v", err)
 	}
-	if err := os.RemoveAll(d.path("small", "show")); err != nil {
+	if err := os.RemoveAll(d.Path("small", "show")); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "recording goes on in a new file", func() error {
+	lab.Await(t, "recording goes on in a new file", func() error {
 		next()
-		list, err := os.ReadDir(d.path("small", "show"))
+		list, err := os.ReadDir(d.Path("small", "show"))
 		if err == nil && len(list) == 0 {
 			err = os.ErrNotExist
 		}
 		return err
-	})
-}
-
-// smallDisk mounts a disk of 4 MiB in the daemon's folder.
-func smallDisk(d *daemon) {
-	d.t.Helper()
-	path := d.path("small")
-	if err := os.Mkdir(path, 0o755); err != nil {
-		d.t.Fatal(err)
-	}
-	must(d.t, "mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", path)
-	d.t.Cleanup(func() {
-		if out, err := exec.Command("umount", "-l", path).CombinedOutput(); err != nil {
-			d.t.Errorf("umount: %v: %s", err, out)
-		}
 	})
 }

@@ -8,6 +8,8 @@ import (
 	"os/exec"
 	"path/filepath"
 	"testing"
+
+	"github.com/mediad/mediad/e2e/lab"
 )
 
 const onDemand = `
@@ -27,7 +29,7 @@ func (d *daemon) shelve(film, name string) {
 	if err != nil {
 		d.t.Fatal(err)
 	}
-	if err := os.WriteFile(d.path("media", name), content, 0o644); err != nil {
+	if err := os.WriteFile(d.Path("media", name), content, 0o644); err != nil {
 		d.t.Fatal(err)
 	}
 }
@@ -40,14 +42,14 @@ func TestRecordedPlayedFrameForFrame(t *testing.T) {
 	} {
 		source := film(t, 8, c.extension)
 		d.shelve(source, map[string]string{"flv": "film0.flv", "mp4": "film1.mp4"}[c.extension])
-		out := d.path(filepath.Base(c.url) + "." + c.extension + ".flv")
+		out := d.Path(filepath.Base(c.url) + "." + c.extension + ".flv")
 		player := d.play(c.url, out)
-		if err := player.wait(); err != nil {
-			t.Fatalf("%s: %v\n%s", c.url, err, player.out)
+		if err := player.Wait(); err != nil {
+			t.Fatalf("%s: %v\n%s", c.url, err, &player.Out)
 		}
 		// MP4 counts in finer units: what ffmpeg makes of it in FLV is what is right.
-		want := d.path("want.flv")
-		must(t, "ffmpeg", "-hide_banner", "-loglevel", "error", "-y", "-i", source, "-c", "copy", want)
+		want := d.Path("want.flv")
+		lab.Run(t, "ffmpeg", "-hide_banner", "-loglevel", "error", "-y", "-i", source, "-c", "copy", want)
 		for _, codec := range []string{"video", "audio"} {
 			all := packets(t, want, codec)
 			if at := expectRun(t, c.url+" "+codec, packets(t, out, codec), all, len(all)); at != 0 {
@@ -62,8 +64,8 @@ func TestRtmpdumpDownloadsAndResumes(t *testing.T) {
 	d := start(t, onDemand)
 	source := film(t, 30, "flv") // of a shorter one rtmpdump thinks that its last frame is missing
 	d.shelve(source, "film.flv")
-	out := d.path("dump.flv")
-	must(t, "rtmpdump", "-q", "-r", d.url("vod/film"), "-o", out)
+	out := d.Path("dump.flv")
+	lab.Run(t, "rtmpdump", "-q", "-r", d.URL("vod/film"), "-o", out)
 	for _, codec := range []string{"video", "audio"} {
 		want := packets(t, source, codec)
 		expectRun(t, codec, packets(t, out, codec), want, len(want))
@@ -72,19 +74,19 @@ func TestRtmpdumpDownloadsAndResumes(t *testing.T) {
 	if err := os.Remove(out); err != nil {
 		t.Fatal(err)
 	}
-	half := launch(t, "rtmpdump", "-q", "--stop", "15", "-r", d.url("vod/film"), "-o", out)
+	half := lab.Launch(t, "rtmpdump", "-q", "--stop", "15", "-r", d.URL("vod/film"), "-o", out)
 	var exit *exec.ExitError
-	if err := half.wait(); !errors.As(err, &exit) || exit.ExitCode() != 2 { // incomplete, as it was told
-		t.Fatalf("%s: %v\n%s", half.name, err, half.out)
+	if err := half.Wait(); !errors.As(err, &exit) || exit.ExitCode() != 2 { // incomplete, as it was told
+		t.Fatalf("%s: %v\n%s", half.Name, err, &half.Out)
 	}
-	must(t, "rtmpdump", "-q", "--resume", "-r", d.url("vod/film"), "-o", out)
+	lab.Run(t, "rtmpdump", "-q", "--resume", "-r", d.URL("vod/film"), "-o", out)
 	for _, codec := range []string{"video", "audio"} {
 		want := packets(t, source, codec)
 		expectSame(t, "resumed "+codec, hashes(packets(t, out, codec)), hashes(want))
 	}
 
-	part := d.path("part.flv")
-	must(t, "rtmpdump", "-q", "--start", "4", "-r", d.url("vod/film"), "-o", part)
+	part := d.Path("part.flv")
+	lab.Run(t, "rtmpdump", "-q", "--start", "4", "-r", d.URL("vod/film"), "-o", part)
 	want := packets(t, source, "video")
 	if at := expectRun(t, "from 4 s", packets(t, part, "video"), want, 600); at != 100 {
 		t.Errorf("from 4 s: begins at packet %d, want 100", at)
@@ -102,7 +104,7 @@ func TestPlaylistOfAFileWithTables(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, path := range []string{"/vod/film/index.m3u8", "/vod/film.mp4"} {
-		r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+d.http+path, nil)
+		r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+d.HTTP+path, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -121,6 +123,6 @@ func TestPlaylistOfAFileWithTables(t *testing.T) {
 		t.Errorf("%.0f bytes were read of %d", read, info.Size())
 	}
 	want := packets(t, source, "video")
-	expectSame(t, "HLS", hashes(packets(t, "http://"+d.http+"/vod/film/index.m3u8", "video")), hashes(want))
-	expectSame(t, "MP4", hashes(packets(t, "http://"+d.http+"/vod/film.mp4", "video")), hashes(want))
+	expectSame(t, "HLS", hashes(packets(t, "http://"+d.HTTP+"/vod/film/index.m3u8", "video")), hashes(want))
+	expectSame(t, "MP4", hashes(packets(t, "http://"+d.HTTP+"/vod/film.mp4", "video")), hashes(want))
 }

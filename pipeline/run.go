@@ -26,7 +26,7 @@ type State string
 const (
 	Starting   State = "starting" // built, not served yet
 	Running    State = "running"
-	Restarting State = "restarting" // has failed and will be made again
+	Restarting State = "restarting" // has failed and will be made again, or its process
 	Stopping   State = "stopping"   // told to finish
 	Stopped    State = "stopped"
 	Failed     State = "failed" // and is not made again before the next reload
@@ -204,7 +204,7 @@ func (s *Supervisor) Stages() []Status {
 	now := s.current()
 	list := make([]Status, len(now.graph.Stages))
 	for i, st := range now.graph.Stages {
-		list[i] = now.units[st.String()].now()
+		list[i] = now.units[st.String()].seen()
 		list[i].Stage = st // a unit that was kept has that of an earlier file
 	}
 	return list

@@ -271,3 +271,31 @@ pipelines:
 		inOrder(t, s.events, "stopped live/ingest", "stopped two/playout", "stopped all/broker")
 	})
 }
+
+// A stage whose process is being started again is called that, though it has not failed.
+func TestStages_Away(t *testing.T) {
+	since := time.Now()
+	u := newUnit(&Stage{Pipeline: "p", Name: "s"}, nil, stage.Env{}, prometheus.NewRegistry())
+	u.enter(Running, nil)
+	u.setMade(gone{since, nil})
+	if s := u.seen(); s.State != Running || s.Err != nil {
+		t.Errorf("%+v", s)
+	}
+	why := errors.New("killed")
+	u.setMade(gone{since, why})
+	if s := u.seen(); s.State != Restarting || s.Since != since || !errors.Is(s.Err, why) {
+		t.Errorf("%+v", s)
+	}
+	u.enter(Stopping, nil)
+	if s := u.seen(); s.State != Stopping {
+		t.Errorf("%+v", s)
+	}
+}
+
+type gone struct {
+	since time.Time
+	err   error
+}
+
+func (gone) Serve(context.Context) error { return nil }
+func (g gone) Away() (time.Time, error)  { return g.since, g.err }

@@ -236,6 +236,24 @@ func (u *unit) now() Status {
 	return u.status
 }
 
+// away is a stage whose work is done by a process, which may be gone for a while
+// without the stage having failed.
+type away interface {
+	Away() (since time.Time, err error)
+}
+
+// seen is what others are told: a stage that runs, but whose process has failed, is
+// being restarted.
+func (u *unit) seen() Status {
+	s := u.now()
+	if a, ok := s.Made.(away); ok && s.State == Running {
+		if since, err := a.Away(); err != nil {
+			s.State, s.Since, s.Err = Restarting, since, err
+		}
+	}
+	return s
+}
+
 // over reports whether the stage has ended and will not be made again.
 func (u *unit) over() bool {
 	state := u.now().State

@@ -3,7 +3,10 @@
 package main
 
 import (
+	"bytes"
+	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"os"
 	"strings"
@@ -11,19 +14,19 @@ import (
 	"testing"
 	"time"
 
-	"github.com/mediad/mediad/torture/lab"
+	"github.com/mediad/mediad/e2e/lab"
 )
 
 func TestTorments_Life(t *testing.T) {
 	t.Parallel()
 	open(t, "").suffer(t, []ordeal{
-		{66, "Typo", refusedFile("\n  x:\n    - use: stream\n      with: {ap: x}\n", ":28:14: ", `did you mean "app"?`), "", "", false},
-		{67, "ManyMistakes", refusedFile(mistakes, "cache_size", "lots", "nothing-like-it", "y is given twice"), "", "", false},
+		{66, "Typo", refusedFile("\n  x:\n    - use: stream\n      with: {ap: x}\n", ":29:14: ", `did you mean "app"?`), "", "", false},
+		{67, "ManyMistakes", refusedFile(mistakes, "cache_size", "lots", "nothing-like-it", "y is given twice", "cycle: u/cache needs itself"), "", "", false},
 		{68, "AliasBomb", refusedFile(bomb(), "alias"), "", "", false},
 		{68, "TenMegabytes", refusedFile(strings.Repeat("# nothing\n", 1<<20), "more than 1048576 bytes"), "", "", false},
-		{69, "WrongReload", wrongReload, "reload refused", "", false},
+		{69, "WrongReload", wrongReload, "reload refused", "mediad_reloads_refused_total", false},
 		{70, "RightReload", rightReload, "", "", false},
-		{72, "OtherOrigins", otherOrigins, "", "", false},
+		{72, "OtherOrigins", otherOrigins, "request refused", "mediad_api_refused_total", false},
 	})
 }
 
@@ -35,6 +38,8 @@ const mistakes = `
     - use: nothing-like-it
   y:
     - use: stream
+  u: [{from: v}, {use: cache}]
+  v: [{from: u}, {use: cache}]
 `
 
 func bomb() string {
@@ -93,15 +98,16 @@ func otherOrigins(t *testing.T, h *house) {
 		func(r *http.Request) { r.Header.Set("Origin", "https://evil.example") },
 		func(r *http.Request) { r.Host = "evil.example" },
 	} {
-		for _, method := range []string{http.MethodGet, http.MethodPost} {
-			req, err := http.NewRequestWithContext(t.Context(), method, "http://"+h.HTTP+"/api/reload", nil)
+		for path, method := range map[string]string{"/api/channels": http.MethodGet, "/api/reload": http.MethodPost} {
+			req, err := http.NewRequestWithContext(t.Context(), method, "http://"+h.HTTP+path, nil)
 			must(t, err)
 			change(req)
 			resp, err := http.DefaultClient.Do(req)
 			must(t, err)
-			resp.Body.Close()
-			if resp.StatusCode == http.StatusOK {
-				t.Errorf("%s with host %s and %v: %s", method, req.Host, req.Header, resp.Status)
+			body, err := io.ReadAll(resp.Body)
+			must(t, errors.Join(err, resp.Body.Close()))
+			if resp.StatusCode != http.StatusForbidden || !bytes.Contains(body, []byte("evil.example")) {
+				t.Errorf("%s with host %s and %v: %s %s", method, req.Host, req.Header, resp.Status, body)
 			}
 		}
 	}
@@ -132,7 +138,7 @@ func TestT71_Stops(t *testing.T) {
 	if err := h.Stop(); err != nil {
 		t.Errorf("it ends with %v", err)
 	}
-	if n := recorded(t, h.recordings(t, "healthy", 1)[0], 0); n < sent {
+	if n := recorded(t, h.recordings(t, "recordings", "healthy", 1)[0], 0); n < sent {
 		t.Errorf("%d frames are recorded, %d were sent before", n, sent)
 	}
 	t.Logf("saw: ended after %v with a drain of 2 s, the recording finished", time.Since(began).Round(10*time.Millisecond))

@@ -27,7 +27,7 @@ import (
 const allVariable = "TORTURE"
 
 func main() {
-	packages := flag.String("packages", "./...", "the packages whose tests are run")
+	packages := flag.String("packages", "./...", "the packages whose tests are run, with spaces between them")
 	missing := flag.Bool("missing", true, "fail when a number has no test")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
@@ -52,7 +52,8 @@ type result struct {
 
 // run runs the tests and tells of each number on the way.
 func run(ctx context.Context, packages string, progress io.Writer) (map[int]*result, error) {
-	cmd := exec.CommandContext(ctx, "go", "test", "-json", "-count=1", "-timeout=30m", "-run", `T\d\d_|^TestTorments_`, packages)
+	args := []string{"test", "-json", "-count=1", "-timeout=30m", "-run", `T\d\d_|^TestTorments_`}
+	cmd := exec.CommandContext(ctx, "go", append(args, strings.Fields(packages)...)...)
 	cmd.Env = append(os.Environ(), allVariable+"=all")
 	cmd.Stderr = progress
 	out, err := cmd.StdoutPipe()

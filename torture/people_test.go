@@ -16,7 +16,7 @@ import (
 	"github.com/mediad/mediad/core/media"
 	"github.com/mediad/mediad/core/rtmp"
 	"github.com/mediad/mediad/core/stream"
-	"github.com/mediad/mediad/torture/lab"
+	"github.com/mediad/mediad/e2e/lab"
 )
 
 const people = `
@@ -44,11 +44,11 @@ const people = `
 func TestTorments_People(t *testing.T) {
 	t.Parallel()
 	open(t, people).suffer(t, []ordeal{
-		{43, "StopsReading", stopsReading, "", `mediad_broadcast_skips_total{pipeline="brief"}`, true},
+		{43, "StopsReading", stopsReading, "too slow and is moved", `mediad_broadcast_skips_total{pipeline="brief"}`, true},
 		{44, "DeadTCP", deadTCP, "slow", `mediad_rtmp_closed_total{cause="slow"}`, true},
-		{45, "ManyJoin", manyJoin, "", `mediad_reader_disk_opens_total`, false},
+		{45, "ManyJoin", manyJoin, "", "", false},
 		{46, "WaitsForThePublisher", waits, "", "", false},
-		{46, "NobodyPublishes", nobodyPublishes, "", `mediad_stream_ends_total{cause="not_found"}`, false},
+		{46, "NobodyPublishes", nobodyPublishes, "did not begin.*reason=not_found", `mediad_stream_ends_total{cause="not_found"}`, false},
 		{47, "TimestampsJump", timestampsJump, "timestamps jumped", `mediad_ingest_timestamp_jumps_total`, false},
 		{48, "Pass0xFFFFFF", lateTimestamps(0xffffff - 500), "", "", false},
 		{48, "Wrap", lateTimestamps(1<<32 - 500), "", "", false},
@@ -182,16 +182,16 @@ func timestampsJump(t *testing.T, h *house) {
 	}
 	must(t, v.Until(30, 10*time.Second))
 	must(t, errors.Join(v.Close(), p.Close()))
-	if n := recorded(t, h.recordings(t, "kept-jump", 1)[0], 0); n < 30 {
+	if n := recorded(t, h.recordings(t, "recordings", "kept-jump", 1)[0], 0); n < 30 {
 		t.Errorf("%d frames are recorded", n)
 	}
 }
 
-// recordings waits until a channel has n files that are finished.
-func (h *house) recordings(t *testing.T, channel string, n int) (files []string) {
+// recordings waits until a channel has n files in a folder, all finished.
+func (h *house) recordings(t *testing.T, folder, channel string, n int) (files []string) {
 	t.Helper()
 	must(t, lab.Eventually(10*time.Second, func() (err error) {
-		if files, err = filepath.Glob(h.Path("recordings", channel, "*", "*.flv")); err != nil {
+		if files, err = filepath.Glob(h.Path(folder, channel, "*", "*.flv")); err != nil {
 			return err
 		}
 		finished := 0
@@ -274,7 +274,7 @@ func codecChanges(t *testing.T, h *house) {
 	}
 	must(t, errors.Join(p.Close(), c.Close()))
 	next := 0
-	for _, file := range h.recordings(t, "kept-codec", 2) {
+	for _, file := range h.recordings(t, "recordings", "kept-codec", 2) {
 		next = recorded(t, file, next)
 	}
 	if next != n {

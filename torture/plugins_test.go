@@ -13,7 +13,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/mediad/mediad/torture/lab"
+	"github.com/mediad/mediad/core/rtmp"
+	"github.com/mediad/mediad/e2e/lab"
 )
 
 // apart plays films from a reader in a process, and records a channel with a writer in one.
@@ -45,50 +46,62 @@ const apart = `
     - use: writer-disk
       run: process
       with: {root: ./lossy}
+  kept-apart:
+    - from: live/broadcast
+    - use: archiver
+      with: {rotate: 24h, channels: [apart-*]}
+    - use: writer-disk
+      run: process
+      with: {root: ./apart}
 `
 
 func TestTorments_Plugins(t *testing.T) {
 	t.Parallel()
 	h := open(t, apart)
-	for _, stage := range []string{reader, "asked/reader-disk", "lossy-archive/writer-disk"} {
+	for _, stage := range []string{reader, "asked/reader-disk", "lossy-archive/writer-disk", writer} {
 		h.plugin(t, stage)
 	}
 	h.suffer(t, []ordeal{
 		{36, "KilledInTheMiddle", killedInTheMiddle, "failed and is started again", `mediad_plugin_resumes_total{pipeline="apart"}`, false},
 		{36, "KilledWhileOpened", killedWhileOpened, "failed and is started again", `mediad_plugin_failures_total{pipeline="asked"}`, false},
+		{36, "WriterKilled", writerKilled, "failed and is started again", `mediad_plugin_resumes_total{pipeline="kept-apart"}`, false},
 		{37, "Hangs", hangs, "failed and is started again", `mediad_plugin_failures_total{pipeline="apart"}`, true},
 		{38, "Garbage", garbage, "", "", false},
 		{39, "WrongVersion", wrongVersion, "", "", false},
-		{40, "MemoryHog", memoryHog, "hog", "", true},
+		{40, "MemoryHog", memoryHog, "hog", `mediad_plugin_failures_total{pipeline="hog"}`, true},
 		{41, "Slow", slowWriter, "too slow", `mediad_archiver_lost_frames_total{cause="slow"}`, true},
 	})
 }
 
-// plugin is the process of a stage.
+// plugin waits for the process of a stage.
 func (h *house) plugin(t *testing.T, stage string) (pid int) {
 	t.Helper()
-	must(t, lab.Eventually(20*time.Second, func() error {
-		running, err := h.Plugins()
-		if err != nil {
-			return lab.Final(err)
-		}
-		lines := h.Log.From(0)
-		for _, line := range slices.Backward(lines) {
-			if _, rest, ok := strings.Cut(line, stage+": plugin started"); ok {
-				_, rest, _ = strings.Cut(rest, "pid=")
-				_, err := fmt.Sscan(rest, &pid)
-				if err == nil && slices.Contains(running, pid) {
-					return nil
-				}
-				break
-			}
-		}
-		return fmt.Errorf("%s does not run", stage)
+	must(t, lab.Eventually(20*time.Second, func() (err error) {
+		pid, err = h.running(stage)
+		return err
 	}))
 	return pid
 }
 
-const reader = "apart/reader-disk"
+// running is the process of a stage that runs now.
+func (h *house) running(stage string) (pid int, err error) {
+	list, err := h.Plugins()
+	if err != nil {
+		return 0, lab.Final(err)
+	}
+	for _, line := range slices.Backward(h.Log.From(0)) {
+		if _, rest, ok := strings.Cut(line, stage+": plugin started"); ok {
+			_, rest, _ = strings.Cut(rest, "pid=")
+			if _, err := fmt.Sscan(rest, &pid); err != nil || slices.Contains(list, pid) {
+				return pid, err
+			}
+			break
+		}
+	}
+	return 0, fmt.Errorf("%s does not run", stage)
+}
+
+const reader, writer = "apart/reader-disk", "kept-apart/writer-disk"
 
 // long plays a film from the process that is more than can be under way from there.
 func (h *house) long(t *testing.T) *lab.Viewer {
@@ -152,6 +165,27 @@ func killedWhileOpened(t *testing.T, h *house) {
 	everybody.Wait()
 }
 
+// writerKilled kills the writer while a channel is recorded: the recording goes on in
+// the same file, and has all frames.
+func writerKilled(t *testing.T, h *house) {
+	channel := h.fresh("apart-")
+	p, err := h.Publish(lab.Publication{Path: "live/" + channel, Size: 2000})
+	must(t, err)
+	v, err := h.Watch("live/" + channel)
+	must(t, err)
+	for i := range 3 {
+		must(t, v.Until(25*(i+1), 10*time.Second))
+		must(t, syscall.Kill(h.plugin(t, writer), syscall.SIGKILL))
+	}
+	h.plugin(t, writer)
+	must(t, v.Until(100, 10*time.Second))
+	must(t, errors.Join(v.Close(), p.Close()))
+	files := h.recordings(t, "apart", channel, 1)
+	if n := recorded(t, files[0], 0); n != p.Sent() {
+		t.Errorf("%d frames are recorded, %d were sent", n, p.Sent())
+	}
+}
+
 // hangs stops the process, which is killed for it.
 func hangs(t *testing.T, h *house) {
 	pid := h.plugin(t, reader)
@@ -211,14 +245,16 @@ func memoryHog(t *testing.T, h *house) {
 	hog := "\n  hog:\n    - use: reader-disk\n      run: process\n      memory: 8MiB\n      with: {root: ./media}\n    - use: stream\n      with: {app: hog}\n"
 	must(t, h.Configure(healthy+apart+hog))
 	must(t, h.Reload())
+	t.Cleanup(func() {
+		must(t, h.Configure(healthy+apart))
+		must(t, h.Reload())
+	})
 	must(t, lab.Eventually(60*time.Second, func() error {
-		if !strings.Contains(h.Log.Tail(50), "failures within") {
+		if log := h.Log.Tail(50); !strings.Contains(log, "failures within") || !strings.Contains(log, "past its memory of 8MiB") {
 			return errors.New("it is not given up")
 		}
 		return nil
 	}))
-	must(t, h.Configure(healthy+apart))
-	must(t, h.Reload())
 	if h.plugin(t, "apart/reader-disk") != reader {
 		t.Error("the other plugin has died too")
 	}
@@ -242,7 +278,8 @@ func slowWriter(t *testing.T, h *house) {
 	}
 }
 
-// A plugin that ends whenever it is started is given up after five times in a minute, and
+// A plugin that ends whenever it is started is started again less and less often, five
+// times in a minute, by a stage that is made again as often. Then it is given up, and
 // nothing else with it.
 func TestT35_PluginKilledAtStart(t *testing.T) {
 	t.Parallel()
@@ -250,35 +287,31 @@ func TestT35_PluginKilledAtStart(t *testing.T) {
 		return // it leaves the stage behind for good, and takes a daemon of its own
 	}
 	h := open(t, apart)
-	last := 0
-	must(t, lab.Eventually(60*time.Second, func() error {
-		if strings.Contains(h.Log.Tail(50), "5 failures within 1m0s") {
-			return nil
+	degraded := false
+	killed := map[int]bool{}
+	must(t, lab.Eventually(3*time.Minute, func() error {
+		if pid, err := h.running(reader); err == nil && !killed[pid] {
+			killed[pid] = true
+			_ = syscall.Kill(pid, syscall.SIGKILL) // it may have ended
 		}
-		if running, err := h.Plugins(); err == nil {
-			for _, line := range slices.Backward(h.Log.From(0)) {
-				var pid int
-				if _, rest, ok := strings.Cut(line, reader+": plugin started"); ok {
-					_, rest, _ = strings.Cut(rest, "pid=")
-					_, _ = fmt.Sscan(rest, &pid)
-					if pid != last && slices.Contains(running, pid) {
-						last = pid
-						_ = syscall.Kill(pid, syscall.SIGKILL)
-					}
-					break
-				}
-			}
+		text, err := h.Get("/healthz")
+		switch {
+		case err == nil:
+			degraded = degraded || strings.Contains(string(text), "degraded") && strings.Contains(string(text), reader)
+		case strings.Contains(err.Error(), reader) && strings.Contains(err.Error(), "failing"):
+			return nil
 		}
 		return errors.New("it is started again and again")
 	}))
-	if s := h.played(t, "apart/healthy.flv"); len(s.numbers) > 0 {
-		t.Errorf("%d frames of a reader that does not run", len(s.numbers))
+	if log := strings.Join(h.Log.From(0), "\n"); !degraded || !strings.Contains(log, "5 failures within 1m0s") || !strings.Contains(log, "has failed 5 times within 1m0s") {
+		t.Errorf("after %d starts it is given up; /healthz was degraded: %v", len(killed), degraded)
 	}
-	if _, err := h.Get("/healthz"); err == nil || !strings.Contains(err.Error(), reader) {
-		t.Errorf("/healthz says %v", err)
+	var refused *rtmp.StatusError
+	if _, err := h.play(t.Context(), "apart/healthy.flv"); !errors.As(err, &refused) || refused.Code != "NetConnection.Connect.InvalidApp" {
+		t.Errorf("who plays from it gets %v", err)
 	}
 	h.unharmed(t)
-	t.Log("saw: given up after 5 times, /healthz names it, no frame of others missing")
+	t.Logf("saw: given up after %d starts, /healthz names it, no frame of others missing", len(killed))
 	h.close(t)
 }
 

@@ -19,7 +19,7 @@ import (
 	"github.com/mediad/mediad/core/amf"
 	"github.com/mediad/mediad/core/rtmp"
 	"github.com/mediad/mediad/core/stream"
-	"github.com/mediad/mediad/torture/lab"
+	"github.com/mediad/mediad/e2e/lab"
 )
 
 const keyed = `
@@ -38,25 +38,26 @@ func TestTorments_Wire(t *testing.T) {
 		{2, "HTTP", hello("GET / HTTP/1.1\r\nHost: x\r\n\r\n"), "not_rtmp", `mediad_rtmp_closed_total{cause="not_rtmp"}`, false},
 		{2, "TLS", hello("\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"), "not_rtmp", `mediad_rtmp_closed_total{cause="not_rtmp"}`, false},
 		{3, "RandomC2", randomC2, "", "", false},
-		{4, "MessageOverLimit", chunks(lab.Chunk{CSID: 3, Length: 1<<24 - 1, Kind: 9}), "too_large", `mediad_rtmp_closed_total{cause="too_large"}`, false},
+		{4, "MessageOverLimit", messageOverLimit, "too_large", `mediad_rtmp_closed_total{cause="too_large"}`, false},
 		{5, "ChunkStreams", chunks(streams(33, 1)...), "protocol", `mediad_rtmp_closed_total{cause="protocol"}`, false},
 		{6, "HalfMessages", chunks(streams(32, 64<<10)...), "too_large", `mediad_rtmp_closed_total{cause="too_large"}`, false},
-		{7, "LengthChanges", byHand(half(256), frame(1)), "", `mediad_rtmp_dropped_total{cause="length_changed"}`, false},
-		{8, "ZeroLength", byHand(lab.Chunk{CSID: 6, Kind: 9, Stream: 1}, frame(1)), "", `mediad_rtmp_dropped_total{cause="empty"}`, false},
+		{7, "LengthChanges", byHand(half(256), frame(1)), "cause=length_changed", `mediad_rtmp_dropped_total{cause="length_changed"}`, false},
+		{8, "ZeroLength", byHand(lab.Chunk{CSID: 6, Kind: 9, Stream: 1}, frame(1)), "cause=empty", `mediad_rtmp_dropped_total{cause="empty"}`, false},
 		{9, "ExtendedTimestamp", extendedTimestamp, "", "", false},
-		{10, "Abort", byHand(half(256), lab.Chunk{CSID: 2, Length: 4, Kind: 2, Data: []byte{0, 0, 0, 6}}, frame(1)), "", `mediad_rtmp_dropped_total{cause="aborted"}`, false},
+		{10, "Abort", byHand(half(256), lab.Chunk{CSID: 2, Length: 4, Kind: 2, Data: []byte{0, 0, 0, 6}}, frame(1)), "cause=aborted", `mediad_rtmp_dropped_total{cause="aborted"}`, false},
 		{11, "ChunkSize0", chunks(chunkSize(0)), "protocol", `mediad_rtmp_closed_total{cause="protocol"}`, false},
 		{11, "ChunkSizeHuge", byHand(chunkSize(1<<31), frame(1)), "", "", false},
 		{11, "ChunkSize1", chunkSize1, "", "", false},
 		{12, "AMFNesting", command(bytes.Repeat([]byte("\x03\x00\x01a"), 10000)), "protocol", `mediad_rtmp_closed_total{cause="protocol"}`, false},
 		{13, "AMFStrictArray", command([]byte{0x0a, 0x7f, 0xff, 0xff, 0xff}), "protocol", `mediad_rtmp_closed_total{cause="protocol"}`, false},
-		{14, "OddMessages", oddMessages, "", `mediad_rtmp_dropped_total{cause="unknown_type"}`, false},
-		{15, "CreateStreamFlood", createStreamFlood, "", `mediad_rtmp_dropped_total{cause="too_many_streams"}`, false},
+		{13, "ShortStrictArray", shortStrictArray, "", "", false},
+		{14, "OddMessages", oddMessages, "cause=unknown_type", `mediad_rtmp_dropped_total{cause="unknown_type"}`, false},
+		{15, "CreateStreamFlood", createStreamFlood, "cause=too_many_streams", `mediad_rtmp_dropped_total{cause="too_many_streams"}`, false},
 		{16, "Refusals", refusals, "refused", `mediad_rtmp_closed_total{cause="refused"}`, false},
 		{16, "Backoff", backoff, "refused", `mediad_rtmp_closed_total{cause="refused"}`, true},
-		{17, "NamesToPlay", namesToPlay, "", "", false},
+		{17, "NamesToPlay", namesToPlay, "cause=play_refused", `mediad_rtmp_dropped_total{cause="play_refused"}`, false},
 		{17, "NamesToPublish", namesToPublish, "refused", `mediad_rtmp_closed_total{cause="refused"}`, false},
-		{18, "Descriptors", descriptors, "cannot accept", "", false},
+		{18, "Descriptors", descriptors, "cannot accept", "mediad_rtmp_accept_errors_total", false},
 	})
 }
 
@@ -78,8 +79,8 @@ func silentHandshake(t *testing.T, h *house) {
 	}()
 	for _, r := range []*lab.Raw{silent, slow} {
 		must(t, r.Closed(15*time.Second))
-		if took := time.Since(began); took < 9*time.Second {
-			t.Errorf("closed after %v", took)
+		if took := time.Since(began); took < 10*time.Second || took > 12*time.Second {
+			t.Errorf("closed after %v, not at 10 s", took)
 		}
 	}
 	<-slowly
@@ -92,7 +93,7 @@ func hello(text string) func(*testing.T, *house) {
 		must(t, err)
 		_, err = io.WriteString(r, text)
 		must(t, err)
-		must(t, r.Closed(5*time.Second))
+		must(t, r.Closed(2*time.Second))
 	}
 }
 
@@ -107,6 +108,28 @@ func randomC2(t *testing.T, h *house) {
 	must(t, err)
 	_, err = io.ReadFull(r, make([]byte, 1+2*1536+1)) // and the first byte of the answer
 	must(t, err)
+}
+
+// messageOverLimit announces 640 MB on 40 connections: they are closed, and nothing is
+// allocated for them.
+func messageOverLimit(t *testing.T, h *house) {
+	h.allocates(t, 64<<20, func() {
+		for range 40 {
+			chunks(lab.Chunk{CSID: 3, Length: 1<<24 - 1, Kind: 9})(t, h)
+		}
+	})
+}
+
+// allocates checks that the daemon allocates no more than so many bytes while something
+// is done. What the healthy ones need is among them, some MB a second.
+func (h *house) allocates(t *testing.T, most float64, do func()) {
+	t.Helper()
+	const allocated = "go_memstats_alloc_bytes_total"
+	before := h.count(t, allocated)
+	do()
+	if n := h.count(t, allocated) - before; n > most {
+		t.Errorf("%.0f MB were allocated", n/1e6)
+	}
 }
 
 // chunks sends what the connection is closed for.
@@ -204,6 +227,19 @@ func command(rest []byte) func(*testing.T, *house) {
 	}
 }
 
+// shortStrictArray connects as Enhanced RTMP does, with a list of codecs.
+func shortStrictArray(t *testing.T, h *house) {
+	r, err := h.Raw(host)
+	must(t, err)
+	defer r.Close()
+	must(t, r.Handshake())
+	_, err = r.Write(lab.Message(20, 0, amf.Append(nil, "connect", 1, amf.Object{
+		{Key: "app", Value: "live"}, {Key: "fourCcList", Value: amf.Array{"av01", "vp09", "hvc1"}},
+	})))
+	must(t, err)
+	must(t, r.Hear("NetConnection.Connect.Success"))
+}
+
 func oddMessages(t *testing.T, h *house) {
 	h.publishByHand(t, 0, func(r *lab.Raw) {
 		var p []byte
@@ -237,11 +273,38 @@ func createStreamFlood(t *testing.T, h *house) {
 	must(t, r.Handshake())
 	_, err = r.Write(lab.Message(20, 0, amf.Append(nil, "connect", 1, amf.Object{{Key: "app", Value: "live"}})))
 	must(t, err)
-	for i := range 1000 {
-		_, err = r.Write(lab.Message(20, 0, amf.Append(nil, "createStream", 2+i, nil)))
-		must(t, err)
+	must(t, r.Hear("NetConnection.Connect.Success"))
+	heard := make(chan error, 1)
+	go func() { // the answers, which would fill the connection
+		_, err := io.Copy(io.Discard, r)
+		heard <- err
+	}()
+	const refused = `mediad_rtmp_dropped_total{cause="too_many_streams"}`
+	before := h.count(t, refused)
+	flood := func(n int, all float64) (cpu float64) {
+		cpu = h.count(t, "process_cpu_seconds_total")
+		for i := range n {
+			_, err = r.Write(lab.Message(20, 0, amf.Append(nil, "createStream", 2+i, nil)))
+			must(t, err)
+		}
+		must(t, lab.Eventually(20*time.Second, func() error {
+			if n := h.count(t, refused) - before; n != all {
+				return fmt.Errorf("%v are refused, want %v", n, all)
+			}
+			return nil
+		}))
+		return h.count(t, "process_cpu_seconds_total") - cpu
 	}
-	must(t, r.Hear("no more are allowed"))
+	const some = 4000
+	first := flood(some, some-4) // there may be four
+	flood(4*some, 5*some-4)
+	last := flood(some, 6*some-4)
+	t.Logf("saw: %d take %.2f s of CPU at first, and %.2f s when there were %d before; ", some, first, last, 5*some)
+	if last > 3*first+0.2 {
+		t.Error("the more there were, the more it costs")
+	}
+	must(t, r.Close())
+	<-heard
 }
 
 func refusals(t *testing.T, h *house) {
@@ -273,6 +336,11 @@ func backoff(t *testing.T, h *house) {
 	}
 	if took[3] < 250*time.Millisecond || took[4] < 500*time.Millisecond {
 		t.Errorf("refusals are told after %v", took)
+	}
+	began := time.Now()
+	_, err := h.RawPublisher(98, "keyed", "x?key=guess")
+	if other := time.Since(began); err == nil || other > took[4] {
+		t.Errorf("another address is held back for %v: %v", other, err)
 	}
 }
 

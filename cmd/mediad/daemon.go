@@ -39,7 +39,8 @@ type daemon struct {
 	graph   *pipeline.Graph // that it was started with
 	kinds   []stage.Kind
 	log     hclog.Logger
-	metrics prometheus.Gatherer
+	metrics *prometheus.Registry
+	refused prometheus.Counter // reloads
 	rtmp    server
 	pages   *web.Server
 	tickets *access.Tickets
@@ -153,6 +154,7 @@ func (d *daemon) api(l net.Listener, page http.Handler, drain func(within time.D
 	options := api.Options{
 		Stages:   d.stages.Stages,
 		Metrics:  d.metrics,
+		Log:      d.log.Named("http"),
 		Token:    d.graph.Listen.Token,
 		Loopback: l != nil && pipeline.Loopback(l.Addr().String()),
 		Pprof:    d.graph.Pprof,
@@ -188,6 +190,7 @@ func (d *daemon) reload(ctx context.Context) (changes pipeline.Changes, err erro
 		changes, err = d.stages.Reload(ctx, g, d.kinds)
 	}
 	if err != nil {
+		d.refused.Inc()
 		d.log.Error("reload refused, everything goes on as it was", "error", err)
 	}
 	return changes, err

@@ -1,9 +1,9 @@
 package main
 
 import (
-	"bufio"
 	"bytes"
 	"context"
+	"errors"
 	"io"
 	"net"
 	"net/http"
@@ -16,23 +16,24 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/mediad/mediad/e2e/lab"
 	"go.uber.org/goleak"
 )
 
-// The test binary is mediad itself when it is started with this set.
+// The test binary is mediad itself when a test starts it.
 const asMediad = "TEST_AS_MEDIAD"
 
 func TestMain(m *testing.M) {
 	if os.Getenv(asMediad) != "" {
 		main()
 	}
+	os.Setenv(asMediad, "1")
 	goleak.VerifyTestMain(m)
 }
 
 // mediad is a command that runs mediad in the root of the module.
 func mediad(ctx context.Context, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, os.Args[0], args...)
-	cmd.Env = append(os.Environ(), asMediad+"=1")
 	cmd.Dir = "../.."
 	return cmd
 }
@@ -47,9 +48,11 @@ func write(t *testing.T, text string) string {
 	return name
 }
 
-const vod = `version: 1
+const listening = `version: 1
 listen: {rtmp: "127.0.0.1:0", http: "127.0.0.1:0"}
-pipelines:
+`
+
+const vod = `pipelines:
   vod:
     - use: reader-disk
       with: {root: ./media}
@@ -58,16 +61,16 @@ pipelines:
 `
 
 func TestExitCodes(t *testing.T) {
-	right := write(t, vod)
-	typo := write(t, strings.ReplaceAll(vod, "reader-disk", "reader-disc"))
-	twice := write(t, vod+"  more: [{from: vod/reader-disk}, {use: stream, with: {app: vod}}]\n")
-	noFolder := write(t, strings.ReplaceAll(vod, "./media", "./nowhere"))
+	right := write(t, listening+vod)
+	typo := write(t, listening+strings.ReplaceAll(vod, "reader-disk", "reader-disc"))
+	twice := write(t, listening+vod+"  more: [{from: vod/reader-disk}, {use: stream, with: {app: vod}}]\n")
+	noFolder := write(t, listening+strings.ReplaceAll(vod, "./media", "./nowhere"))
 	taken, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer taken.Close()
-	busy := write(t, strings.Replace(vod, "127.0.0.1:0", taken.Addr().String(), 1))
+	busy := write(t, strings.Replace(listening+vod, "127.0.0.1:0", taken.Addr().String(), 1))
 	for _, test := range []struct {
 		args string
 		code int
@@ -108,65 +111,28 @@ func TestShippedFile(t *testing.T) {
 	}
 }
 
-// running is a mediad that runs, and its log.
-type running struct {
-	*exec.Cmd
-	log        *bufio.Scanner
-	rtmp, http string
-}
-
-// start runs mediad with a file until it is on air.
-func start(t *testing.T, file string) *running {
+// start runs mediad with the sample and what stands below the listeners in its file.
+func start(t *testing.T, text string) *lab.Daemon {
 	t.Helper()
-	r := &running{Cmd: mediad(t.Context(), "run", "-c", file)}
-	stderr, err := r.StderrPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := r.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = r.Process.Kill(); _ = r.Wait() })
-	r.log = bufio.NewScanner(stderr)
-	line := r.until(t, "on air: rtmp=") // a channel is on air too, maybe before
-	r.rtmp = regexp.MustCompile(`rtmp=(\S+)`).FindStringSubmatch(line)[1]
-	r.http = "http://" + regexp.MustCompile(`http=(\S+)`).FindStringSubmatch(line)[1]
-	return r
-}
-
-// until reads the log up to a line with the text.
-func (r *running) until(t *testing.T, text string) string {
-	t.Helper()
-	var seen []string
-	for r.log.Scan() {
-		seen = append(seen, r.log.Text())
-		if strings.Contains(r.log.Text(), text) {
-			return r.log.Text()
-		}
-	}
-	t.Fatalf("the log ends without %q:\n%s", text, strings.Join(seen, "\n"))
-	return ""
+	return lab.Start(t, os.Args[0], text, func(d *lab.Daemon) {
+		sample, err := os.ReadFile("../../media/sample.flv")
+		lab.Must(t, err)
+		lab.Must(t, os.WriteFile(d.Path("media", "sample.flv"), sample, 0o600))
+	})
 }
 
 func TestRun_ServesHTTPAndExplains(t *testing.T) {
-	r := start(t, write(t, vod))
-	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+	r := start(t, vod)
 	for _, path := range []string{"/healthz", "/metrics", "/api/channels", "/api/pipelines"} {
-		response, err := client.Get(r.http + path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		body, _ := io.ReadAll(response.Body)
-		response.Body.Close()
-		if response.StatusCode != http.StatusOK {
-			t.Errorf("%s: %s\n%s", path, response.Status, body)
+		if _, err := r.Get(path); err != nil {
+			t.Error(err)
 		}
 	}
-	out, err := mediad(t.Context(), "explain", "vod/sample", "--api", r.http).CombinedOutput()
+	out, err := mediad(t.Context(), "explain", "vod/sample", "--api", "http://"+r.HTTP).CombinedOutput()
 	if err != nil || !regexp.MustCompile(`(?m)^->\s+vod/reader-disk\s+here\s+-\s+-\s+disk\s+10`).Match(out) {
 		t.Errorf("%v\n%s", err, out)
 	}
-	explain := mediad(t.Context(), "explain", "film/sample", "--api", r.http)
+	explain := mediad(t.Context(), "explain", "film/sample", "--api", "http://"+r.HTTP)
 	if out, _ := explain.CombinedOutput(); explain.ProcessState.ExitCode() != 1 || !strings.Contains(string(out), "begins with one of vod/") {
 		t.Errorf("%s", out)
 	}
@@ -174,35 +140,29 @@ func TestRun_ServesHTTPAndExplains(t *testing.T) {
 
 func TestT71_FirstSignalDrainsSecondEndsNow(t *testing.T) {
 	t.Run("first", func(t *testing.T) {
-		r := start(t, write(t, vod))
-		kill(t, r, syscall.SIGTERM)
-		r.until(t, "stopped")
+		r := start(t, vod)
+		r.Signal(syscall.SIGTERM)
+		r.Says(t, "stopped")
 		if err := r.Wait(); err != nil {
 			t.Error(err)
 		}
 	})
 	t.Run("second", func(t *testing.T) {
-		r := start(t, write(t, strings.Replace(vod, "pipelines:", "drain: 10m\npipelines:", 1)))
-		viewer := exec.CommandContext(t.Context(), "ffmpeg", "-v", "error", "-re", "-i", "rtmp://"+r.rtmp+"/vod/sample", "-f", "null", "-")
+		r := start(t, "drain: 10m\n"+vod)
+		viewer := exec.CommandContext(t.Context(), "ffmpeg", "-v", "error", "-re", "-i", r.URL("vod/sample"), "-f", "null", "-")
 		if err := viewer.Start(); err != nil {
 			t.Fatal(err)
 		}
 		defer func() { _ = viewer.Process.Kill(); _ = viewer.Wait() }()
-		r.until(t, "play begins")
-		kill(t, r, syscall.SIGTERM)
-		r.until(t, "stopping")
-		kill(t, r, os.Interrupt)
-		if err := r.Wait(); r.ProcessState.ExitCode() != exitFailed {
+		r.Says(t, "play begins")
+		r.Signal(syscall.SIGTERM)
+		r.Says(t, "stopping")
+		r.Signal(syscall.SIGINT)
+		var exit *exec.ExitError
+		if err := r.Wait(); !errors.As(err, &exit) || exit.ExitCode() != exitFailed {
 			t.Errorf("the second signal did not end it, the viewer did: %v", err)
 		}
 	})
-}
-
-func kill(t *testing.T, r *running, s os.Signal) {
-	t.Helper()
-	if err := r.Process.Signal(s); err != nil {
-		t.Fatal(err)
-	}
 }
 
 func TestClientURL(t *testing.T) {
@@ -214,7 +174,7 @@ func TestClientURL(t *testing.T) {
 		"media:9000":     "http://media:9000",
 		"":               "http://127.0.0.1:8080",
 	} {
-		file := write(t, strings.Replace(vod, `http: "127.0.0.1:0"`, `http: "`+listen+`"`, 1))
+		file := write(t, strings.Replace(listening+vod, `http: "127.0.0.1:0"`, `http: "`+listen+`"`, 1))
 		if got := (client{base: new(string), file: &file}).url(); got != want {
 			t.Errorf("%s: %s, want %s", listen, got, want)
 		}

@@ -29,10 +29,12 @@ func TestNodes_One(t *testing.T) {
 		"a cluster": {twoPipelines + node, `(?m)^\* +solo +alive .* 1 +0 +- +-`, `(?m)^demo +solo +- +solo 0 +\d+s$`},
 	} {
 		t.Run(name, func(t *testing.T) {
-			r := start(t, write(t, test.file))
+			r := start(t, test.file)
 			// The playout begins a moment later.
 			for command, want := range map[string]string{"channels": test.channel, "nodes": test.nodes} {
-				ask := func() ([]byte, error) { return mediad(t.Context(), command, "--api", r.http).CombinedOutput() }
+				ask := func() ([]byte, error) {
+					return mediad(t.Context(), command, "--api", "http://"+r.HTTP).CombinedOutput()
+				}
 				out, err := ask()
 				for began := time.Now(); !regexp.MustCompile(want).Match(out) && time.Since(began) < 30*time.Second; {
 					out, err = ask()
@@ -41,8 +43,8 @@ func TestNodes_One(t *testing.T) {
 					t.Errorf("%s: %v: want %s in\n%s", command, err, want, out)
 				}
 			}
-			kill(t, r, syscall.SIGTERM)
-			r.until(t, "stopped")
+			r.Signal(syscall.SIGTERM)
+			r.Says(t, "stopped")
 			if err := r.Wait(); err != nil {
 				t.Error(err)
 			}
@@ -51,12 +53,12 @@ func TestNodes_One(t *testing.T) {
 }
 
 func TestDrain_Stops(t *testing.T) {
-	r := start(t, write(t, vod))
-	out, err := mediad(t.Context(), "drain", "--for", "1m", "--api", r.http).CombinedOutput()
+	r := start(t, vod)
+	out, err := mediad(t.Context(), "drain", "--for", "1m", "--api", "http://"+r.HTTP).CombinedOutput()
 	if err != nil || !strings.Contains(string(out), "0 clients were left") {
 		t.Errorf("%v: %s", err, out)
 	}
-	r.until(t, "stopped")
+	r.Says(t, "stopped")
 	if err := r.Wait(); err != nil {
 		t.Error(err)
 	}

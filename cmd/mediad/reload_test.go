@@ -11,11 +11,11 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/mediad/mediad/e2e/lab"
 )
 
-const twoPipelines = `version: 1
-listen: {rtmp: "127.0.0.1:0", http: "127.0.0.1:0"}
-drain: 1s
+const twoPipelines = `drain: 1s
 pipelines:
   files: [{use: reader-disk, with: {root: ./media}}]
   demo:
@@ -34,19 +34,16 @@ pipelines:
 `
 
 // reload runs mediad reload for a daemon, after its file has become text.
-func reload(t *testing.T, r *running, file, text string) (code int, out string) {
+func reload(t *testing.T, r *lab.Daemon, text string) (code int, out string) {
 	t.Helper()
-	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	cmd := mediad(t.Context(), "reload", "--api", r.http)
+	lab.Must(t, r.Configure(text))
+	cmd := mediad(t.Context(), "reload", "--api", "http://"+r.HTTP)
 	b, _ := cmd.CombinedOutput()
 	return cmd.ProcessState.ExitCode(), string(b)
 }
 
 func TestReload(t *testing.T) {
-	file := write(t, twoPipelines)
-	r := start(t, file)
+	r := start(t, twoPipelines)
 	for _, test := range []struct {
 		from, to string
 		code     int
@@ -54,31 +51,29 @@ func TestReload(t *testing.T) {
 	}{
 		{"", "", 0, "6 stages kept\n"},
 		{"16MiB", "32MiB", 0, "5 stages kept\nreplaced: vod/cache\n"},
-		{"use: cache", "use: cahce", exitWrong, `:15:12: vod/cahce: there is no kind of stage called "cahce" (did you mean "cache"?)`},
-		{"./media", "./nowhere", exitWrong, ":5:43: files/reader-disk: root: "},
+		{"use: cache", "use: cahce", exitWrong, `:16:12: vod/cahce: there is no kind of stage called "cahce" (did you mean "cache"?)`},
+		{"./media", "./nowhere", exitWrong, ":6:43: files/reader-disk: root: "},
 		{"app: vod", "app: live", exitFailed, `vod/stream: serve app "live": `},
 		{"drain: 1s", "drain: 2s", 0, "replaced: vod/cache\nchanged, which takes a restart: drain\n"},
 		{"  vod:", "  film:", 0, "4 stages kept\nadded: film/cache, film/stream\nremoved: vod/cache, vod/stream\n"},
 	} {
-		code, out := reload(t, r, file, strings.Replace(twoPipelines, test.from, test.to, 1))
+		code, out := reload(t, r, strings.Replace(twoPipelines, test.from, test.to, 1))
 		if code != test.code || !strings.Contains(out, test.want) {
 			t.Errorf("%s: exit code %d, want %d with %q:\n%s", test.to, code, test.code, test.want, out)
 		}
 	}
-	if code, out := reload(t, r, file, twoPipelines); code != 0 {
+	if code, out := reload(t, r, twoPipelines); code != 0 {
 		t.Errorf("%d %s", code, out)
 	}
-	kill(t, r, syscall.SIGHUP)
-	if line := r.until(t, "reloaded: kept=6"); strings.Contains(line, "ERROR") {
+	r.Signal(syscall.SIGHUP)
+	if line := r.Says(t, "reloaded: kept=6"); strings.Contains(line, "ERROR") {
 		t.Error(line)
 	}
-	if err := os.WriteFile(file, nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	kill(t, r, syscall.SIGHUP)
-	r.until(t, "the file is empty")
-	kill(t, r, syscall.SIGTERM)
-	r.until(t, "stopped")
+	lab.Must(t, os.WriteFile(r.Path("pipelines.yaml"), nil, 0o600))
+	r.Signal(syscall.SIGHUP)
+	r.Says(t, "the file is empty")
+	r.Signal(syscall.SIGTERM)
+	r.Says(t, "stopped")
 	if err := r.Wait(); err != nil {
 		t.Error(err)
 	}
@@ -87,12 +82,11 @@ func TestReload(t *testing.T) {
 // A real player sees all frames of a channel while another pipeline is replaced,
 // removed and added, and wrong files are refused.
 func TestT70_ViewerNoticesNothing(t *testing.T) {
-	file := write(t, twoPipelines)
-	r := start(t, file)
+	r := start(t, twoPipelines)
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	var errs bytes.Buffer
-	player := exec.CommandContext(ctx, "ffmpeg", "-v", "error", "-i", "rtmp://"+r.rtmp+"/live/demo", "-map", "0:v", "-c", "copy", "-f", "framecrc", "-flush_packets", "1", "-")
+	player := exec.CommandContext(ctx, "ffmpeg", "-v", "error", "-i", r.URL("live/demo"), "-map", "0:v", "-c", "copy", "-f", "framecrc", "-flush_packets", "1", "-")
 	player.Stderr = &errs
 	out, err := player.StdoutPipe()
 	if err != nil {
@@ -123,7 +117,7 @@ func TestT70_ViewerNoticesNothing(t *testing.T) {
 		strings.Replace(twoPipelines, "app: vod", "app: live", 1), // refused
 		"nonsense",
 	} {
-		if code, out := reload(t, r, file, text); code == exitFailed && !strings.Contains(out, "runs on") {
+		if code, out := reload(t, r, text); code == exitFailed && !strings.Contains(out, "runs on") {
 			t.Error(code, out)
 		}
 		see(5)

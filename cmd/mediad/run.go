@@ -16,6 +16,7 @@ import (
 	"github.com/mediad/mediad/pipeline"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promauto"
 	"github.com/spf13/cobra"
 )
 
@@ -52,6 +53,8 @@ func run(ctx context.Context, g *pipeline.Graph, log hclog.Logger) error {
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 	)
 	d := &daemon{graph: g, log: log, metrics: metrics, tickets: access.NewTickets()}
+	d.refused = promauto.With(metrics).NewCounter(prometheus.CounterOpts{
+		Name: "mediad_reloads_refused_total", Help: "Reloads that were refused; all went on as it was."})
 	server := rtmp.New(rtmp.Options{Log: log.Named("rtmp"), Metrics: metrics, Drain: g.Drain, Elsewhere: d.elsewhere})
 	d.rtmp, d.pages = server, web.New(web.Options{Log: log.Named("web"), Metrics: metrics, Tickets: d.tickets})
 	d.kinds = kinds(server, d.pages)

@@ -285,6 +285,72 @@ func TestContinue(t *testing.T) {
 	}
 }
 
+// Whatever of a batch had been written when a process was killed, the next goes on
+// with the rest of it. Silence, which looks like what came before, may come twice.
+func TestContinue_WithTheRest(t *testing.T) {
+	h := batchesOfSample(t)[0].Header()
+	const silence = "\xaf\x01\x21\x10\x04"
+	frame := func(track media.Track, n int, body string) media.Frame {
+		at := time.Duration(n) * 20 * time.Millisecond
+		return media.Frame{Track: track, Key: track == media.Video && n == 0, DTS: at, PTS: at, Body: []byte(body)}
+	}
+	picture := func(n int) media.Frame { return frame(media.Video, n, string(avcFrame(n == 0, 20+n))) }
+	clock := media.NewBuilder(media.NoClock)
+	for _, f := range []media.Frame{picture(0), frame(media.Audio, 0, silence), picture(1), frame(media.Audio, 1, silence)} {
+		clock.Copy(f)
+	}
+	before := clock.Batch(h)
+	for name, last := range map[string][]media.Frame{
+		"pictures": {picture(2), frame(media.Audio, 2, silence), picture(3), picture(4)},
+		"silence":  {frame(media.Audio, 2, silence)},
+		"sound":    {frame(media.Audio, 2, silence+"a"), frame(media.Audio, 3, silence+"b")},
+	} {
+		batch := media.NewBatch(h, clock.Clock(), last...)
+		whole := new(disk)
+		r, err := NewRecording(whole, h)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := r.Write(before); err != nil {
+			t.Fatal(err)
+		}
+		begin := r.Size()
+		if err := r.Write(batch); err != nil {
+			t.Fatal(err)
+		}
+		for cut := begin; cut <= r.Size(); cut++ {
+			d := &disk{memory: bytes.Clone(whole.memory[:cut])}
+			again, err := Continue(t.Context(), d, cut)
+			if err != nil {
+				t.Fatal(err)
+			}
+			rest, err := again.Rest(batch)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if rest != nil {
+				if err := again.Write(rest); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := again.Close(); err != nil {
+				t.Fatal(err)
+			}
+			_, got := readAll(t, d.memory, 0)
+			want := 4 + len(last)
+			if name == "silence" && cut == r.Size() {
+				want++
+			}
+			if n := len(framesOf(got)); n != want {
+				t.Errorf("%s, cut to %d of %d bytes: %d frames, want %d", name, cut-begin, r.Size()-begin, n, want)
+			}
+			if rest != nil && len(rest.Frames()) < len(last) && rest.Prev() == clock.Clock() {
+				t.Errorf("%s, cut to %d bytes: the rest does not say what came before it", name, cut-begin)
+			}
+		}
+	}
+}
+
 // The archive is monotonic, even if what is written is not.
 func TestT47_Monotonic(t *testing.T) {
 	h := batchesOfSample(t)[0].Header()

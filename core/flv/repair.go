@@ -5,9 +5,11 @@ package flv
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"time"
 
 	"github.com/mediad/mediad/core/amf"
@@ -81,6 +83,59 @@ func Continue(ctx context.Context, f Storage, size int64) (*Recording, error) {
 		return nil, err
 	}
 	return r, f.Sync()
+}
+
+// Rest is what is left of b behind the frames with which r ends already, nil when that
+// is all of it: when a process is killed, what it was just writing may be there, or a
+// part of it. Frames like some just before them, as those of silence, tell nothing.
+func (r *Recording) Rest(b *media.Batch) (*media.Batch, error) {
+	const before = 16
+	frames := b.Frames()
+	tail, err := r.tail(len(frames) + before)
+	if err != nil {
+		return nil, err
+	}
+	same := func(a, b media.Frame) bool { return a.Track == b.Track && bytes.Equal(a.Body, b.Body) }
+	for n := min(len(frames), len(tail)); n > 0; n-- {
+		at := len(tail) - n
+		known := slices.ContainsFunc(tail[:at], func(f media.Frame) bool { return same(f, frames[0]) })
+		if known || !slices.EqualFunc(tail[at:], frames[:n], same) {
+			continue
+		}
+		if n == len(frames) {
+			return nil, nil
+		}
+		clock := b.Prev()
+		for _, f := range frames[:n] {
+			*clock.At(f.Track) = f.DTS
+		}
+		return media.NewBatch(b.Header(), clock, frames[n:]...), nil
+	}
+	return b, nil
+}
+
+// tail returns the last n tags of r, or what there are, without their times.
+func (r *Recording) tail(n int) (tags []media.Frame, err error) {
+	first := int64(metaBody + r.reserved + tagTailLen)
+	for end := r.end; len(tags) < n && end > first; {
+		var back [tagTailLen]byte
+		if _, err := r.f.ReadAt(back[:], end-tagTailLen); err != nil {
+			return nil, err
+		}
+		size := int64(binary.BigEndian.Uint32(back[:]))
+		begin := end - tagTailLen - size
+		if size < tagHeadLen || begin < first {
+			return nil, fmt.Errorf("the tag that ends at byte %d is said to have %d bytes", end, size)
+		}
+		tag := make([]byte, size)
+		if _, err := r.f.ReadAt(tag, begin); err != nil {
+			return nil, err
+		}
+		tags = append(tags, media.Frame{Track: media.Track(tag[0]), Body: tag[tagHeadLen:]})
+		end = begin
+	}
+	slices.Reverse(tags)
+	return tags, nil
 }
 
 // load reads a recording up to its last whole tag, and cuts off what is behind.

@@ -86,7 +86,9 @@ type OpenRequest struct {
 type CreateRequest struct {
 	Name string
 	Info Info
-	// Append goes on after what is already there, instead of beginning anew.
+	// Append goes on after what is already there, instead of beginning anew: for a
+	// publisher who asks for it, and when a writer's process has failed and the next is to
+	// go on with the batch that was under way, which may be there already, or in part.
 	Append bool
 	// Takeover ends whoever writes Name now instead of failing with ErrBusy.
 	Takeover bool

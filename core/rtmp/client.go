@@ -88,7 +88,7 @@ func dialAs(ctx context.Context, rawURL string, capabilities int) (*Client, erro
 	c := &Client{}
 	life, cancel := context.WithCancelCause(context.Background())
 	c.cancel = cancel
-	c.link = newLink(life, conn, newMetrics(nil), clientTimeout)
+	c.link = newLink(life, conn, newMetrics(nil), clientTimeout, func(string) {})
 	// A client believes the server that it has chosen.
 	c.in.media, c.in.data, c.in.maxHeld = maxPayload, maxPayload, 2*maxPayload
 	app := strings.TrimPrefix(u.RequestURI(), "/")

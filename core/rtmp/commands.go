@@ -72,22 +72,20 @@ func (s *session) command(id uint32, p []byte) error {
 	row, ok := commands[c.name]
 	switch {
 	case !ok:
-		s.log.Debug("unknown command", "command", fmt.Sprintf("%.64q", c.name))
-		s.server.metrics.drop("unknown_command")
+		s.drop("unknown_command", "command", fmt.Sprintf("%.64q", c.name))
 		return nil
 	case s.state != row.in:
 		if s.state == connecting {
 			return end(causeProtocol, "the command %s comes before connect", c.name)
 		}
-		s.server.metrics.drop("command_state")
+		s.drop("command_state", "command", c.name)
 		return nil
 	case row.on == 0:
 		return row.do(s, c)
 	}
 	c.stream = s.streams[id]
 	if c.stream == nil || c.stream.state&row.on == 0 {
-		s.log.Debug("a command at the wrong time", "command", c.name, "stream", id)
-		s.server.metrics.drop("command_state")
+		s.drop("command_state", "command", c.name, "stream", id)
 		return nil
 	}
 	return row.do(s, c)
@@ -236,7 +234,7 @@ func (s *session) createStream(c call) error {
 			return s.reply("_result", c.id, nil, float64(id))
 		}
 	}
-	s.server.metrics.drop("too_many_streams")
+	s.drop("too_many_streams")
 	return s.reply("_error", c.id, nil, amf.Object{
 		{Key: "level", Value: "error"},
 		{Key: "code", Value: "NetConnection.Call.Failed"},

@@ -37,10 +37,10 @@ type link struct {
 	window, acked uint32
 }
 
-func newLink(ctx context.Context, conn net.Conn, m *metrics, timeout time.Duration) *link {
+func newLink(ctx context.Context, conn net.Conn, m *metrics, timeout time.Duration, dropped func(cause string)) *link {
 	l := &link{conn: conn, window: window}
 	l.wire = &wire{ctx: ctx, conn: conn, from: nowait.Reader(conn), bytes: m.bytes.WithLabelValues("in")}
-	l.in = newChunkReader(l.wire, m.drop)
+	l.in = newChunkReader(l.wire, dropped)
 	l.out.Writer = nowait.NewWriter(conn, timeout, m.bytes.WithLabelValues("out"))
 	return l
 }

@@ -29,6 +29,7 @@ type metrics struct {
 	bytes       *prometheus.CounterVec // by direction, "in" or "out"
 	messages    prometheus.Counter
 	away        prometheus.Counter
+	unaccepted  prometheus.Counter
 	closed      *prometheus.CounterVec // by cause
 	dropped     *prometheus.CounterVec // by cause
 }
@@ -49,10 +50,11 @@ func newMetrics(r prometheus.Registerer) *metrics {
 		away: f.NewCounter(prometheus.CounterOpts{
 			Name: "mediad_rtmp_sent_away_total", Help: "Clients that were asked to connect to another server.",
 		}),
+		unaccepted: f.NewCounter(prometheus.CounterOpts{
+			Name: "mediad_rtmp_accept_errors_total", Help: "Times that no connection could be accepted, as when no descriptors are left.",
+		}),
 		bytes:   counters("mediad_rtmp_bytes_total", "Bytes received and sent.", "direction"),
 		closed:  counters("mediad_rtmp_closed_total", "RTMP connections that have ended.", "cause"),
 		dropped: counters("mediad_rtmp_dropped_total", "RTMP messages that were received and not used.", "cause"),
 	}
 }
-
-func (m *metrics) drop(cause string) { m.dropped.WithLabelValues(cause).Inc() }

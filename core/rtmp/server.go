@@ -202,6 +202,7 @@ func (s *Server) accept(ctx, serving, conns context.Context, l net.Listener, ope
 		case errors.Is(err, net.ErrClosed):
 			return fmt.Errorf("accept RTMP connections: %w", err)
 		case err != nil: // no descriptors are left, or the like: others must end first
+			s.metrics.unaccepted.Inc()
 			s.warn("accept", "cannot accept connections for now", "error", err)
 			wait(ctx, pause)
 			pause = min(2*pause, longest)
@@ -296,14 +297,17 @@ func (s *Server) ended(ses *session, why *ending) {
 	}
 }
 
-// warn logs a warning, unless one of the same cause was logged in the last second.
-// What was left out is counted in the next.
-func (s *Server) warn(cause, msg string, args ...any) {
+// warn notes a warning.
+func (s *Server) warn(cause, msg string, args ...any) { s.note(hclog.Warn, cause, msg, args...) }
+
+// note logs a line, unless one of the same cause was logged in the last second. What
+// was left out is counted in the next.
+func (s *Server) note(level hclog.Level, cause, msg string, args ...any) {
 	if ok, omitted := s.logged.allow(cause, time.Now()); ok {
 		if omitted > 0 {
 			args = append(args, "omitted", omitted)
 		}
-		s.log.Warn(msg, args...)
+		s.log.Log(level, msg, args...)
 	}
 }
 

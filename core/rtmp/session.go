@@ -71,7 +71,7 @@ func newSession(s *Server, serving, ctx context.Context, conn net.Conn) *session
 		streams: make(map[uint32]*messageStream),
 	}
 	ses.ctx, ses.end = context.WithCancelCause(ctx)
-	ses.link = newLink(ses.ctx, conn, s.metrics, s.limits.Write)
+	ses.link = newLink(ses.ctx, conn, s.metrics, s.limits.Write, func(cause string) { ses.drop(cause) })
 	return ses
 }
 
@@ -232,15 +232,21 @@ func (s *session) message(m message) error {
 		s.event(p)
 		return nil
 	}
-	s.server.metrics.drop("unknown_type")
+	s.drop("unknown_type")
 	return nil
+}
+
+// drop counts something that is not used of what the client sends, and logs it.
+func (s *session) drop(cause string, args ...any) {
+	s.server.metrics.dropped.WithLabelValues(cause).Inc()
+	s.server.note(hclog.Info, cause, "not used of what a client sends", append(args, "cause", cause, "app", s.address.app, "remote", s.conn.RemoteAddr())...)
 }
 
 // media hands a media message to the publication on its stream.
 func (s *session) media(t media.Track, id, time uint32, slab []byte) error {
 	st := s.streams[id]
 	if st == nil || st.state != publishing {
-		s.server.metrics.drop("not_published")
+		s.drop("not_published")
 		return nil
 	}
 	if err := st.publication.Write(s.ctx, t, time, slab); err != nil {
@@ -258,14 +264,14 @@ var (
 func (s *session) data(m message) error {
 	p := m.payload()
 	if bytes.HasPrefix(p, clearDataFrame) {
-		s.server.metrics.drop("clear_data_frame")
+		s.drop("clear_data_frame")
 		return nil
 	}
 	if bytes.HasPrefix(p, setDataFrame) {
 		m.slab = m.slab[len(setDataFrame):]
 	}
 	if len(m.payload()) == 0 {
-		s.server.metrics.drop("empty")
+		s.drop("empty")
 		return nil
 	}
 	return s.media(media.Data, m.stream, m.time, m.slab)
@@ -290,7 +296,7 @@ func (s *session) aggregate(m message) error {
 		copy(sub.payload(), p[tagHeader:])
 		p = p[min(tagHeader+length+backPointer, len(p)):]
 		if length == 0 || kind == rtmpmsg.TypeIDAggregateMessage {
-			s.server.metrics.drop("empty")
+			s.drop("empty")
 			continue
 		}
 		if err := s.message(sub); err != nil {
@@ -298,7 +304,7 @@ func (s *session) aggregate(m message) error {
 		}
 	}
 	if len(p) > 0 {
-		s.server.metrics.drop("cut_aggregate")
+		s.drop("cut_aggregate")
 	}
 	return nil
 }
@@ -307,7 +313,7 @@ func (s *session) aggregate(m message) error {
 // pings, is SetBufferLength.
 func (s *session) event(p []byte) {
 	if len(p) < 10 || binary.BigEndian.Uint16(p) != eventBuffer {
-		s.server.metrics.drop("unknown_event")
+		s.drop("unknown_event")
 		return
 	}
 	if st := s.streams[binary.BigEndian.Uint32(p[2:])]; st != nil {

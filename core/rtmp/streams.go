@@ -161,7 +161,7 @@ func (s *session) play(c call) error {
 	case bool: // play(false) is the old form of closeStream
 		return s.closeStream(c)
 	}
-	return s.refusePlay(c.stream, "", errors.New("play names no stream"))
+	return s.refusePlay(c.stream, errors.New("play names no stream"))
 }
 
 // viewer makes the viewer of a message stream.
@@ -183,15 +183,15 @@ func (s *session) play2(c call) error {
 func (s *session) playName(st *messageStream, name string, start, length any, reset bool) error {
 	req, err := s.request(name, start, length, reset)
 	if err != nil {
-		return s.refusePlay(st, req.Name, err)
+		return s.refusePlay(st, err)
 	}
 	if s.serving.Err() != nil {
-		return s.refusePlay(st, req.Name, errShutdown)
+		return s.refusePlay(st, errShutdown)
 	}
 	if st.state == idle {
 		newPlayer := s.server.app(s.address.app).newPlayer
 		if newPlayer == nil {
-			return s.refusePlay(st, req.Name, fmt.Errorf("nothing can be played from the app %q", s.address.app))
+			return s.refusePlay(st, fmt.Errorf("nothing can be played from the app %q", s.address.app))
 		}
 		st.player = newPlayer(s.viewer(st.id))
 		st.state = playing
@@ -205,9 +205,8 @@ func (s *session) playName(st *messageStream, name string, start, length any, re
 }
 
 // refusePlay tells the client why it cannot play. It may try again.
-func (s *session) refusePlay(st *messageStream, name string, err error) error {
-	s.server.metrics.drop("play_refused")
-	s.log.Debug("refused to play", "app", s.address.app, "name", name, "error", err)
+func (s *session) refusePlay(st *messageStream, err error) error {
+	s.drop("play_refused", "error", err)
 	return s.status(st.id, stream.Status{Level: "error", Code: "NetStream.Play.StreamNotFound", Description: err.Error()})
 }
 

@@ -385,6 +385,13 @@ func (p *player) turn(event) {
 	p.request(next)
 }
 
+// turnPaused does so for a client that has paused: it gets nothing of the next either
+// until it goes on.
+func (p *player) turnPaused(e event) {
+	p.turn(e)
+	p.postpone(event{kind: pause})
+}
+
 // endTime is the client's time at which what comes next begins.
 func (p *player) endTime() time.Duration {
 	last := p.sent.Max()

@@ -865,3 +865,27 @@ func TestPausedLiveEnds(t *testing.T) {
 		p.Close()
 	})
 }
+
+// A client that has paused live media that end with more in the list gets nothing of
+// what comes next until it goes on.
+func TestLive_EndsWhilePausedInAList(t *testing.T) {
+	in(t, func(t *testing.T, h *house) {
+		c := h.channels["live"]
+		c.push(0, time.Second)
+		p, v := h.watch()
+		p.Play(Request{Name: "live", Start: StartLive, Length: -1})
+		p.Play(Request{Name: "film", Length: -1, Append: true})
+		p.Pause(true, 0)
+		v.said()
+		c.end()
+		synctest.Wait()
+		if got := v.said(); strings.Contains(got, "video") || !strings.Contains(got, "status Pause.Notify") {
+			t.Errorf("while it is paused:\n%s", got)
+		}
+		p.Pause(false, 0)
+		if got := v.said(); !strings.Contains(got, "status Unpause.Notify") || !strings.Contains(got, "video key") {
+			t.Errorf("when it goes on:\n%s", got)
+		}
+		p.Close()
+	})
+}

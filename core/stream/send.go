@@ -161,6 +161,9 @@ func (p *player) fetch() error {
 	if p.skipper != nil {
 		if n := p.skipper.Skips(); n != p.skips {
 			p.stage.metrics.skips.Add(float64(n - p.skips))
+			if p.skips == 0 {
+				p.stage.env.Log.Info("viewer is too slow and is moved to a newer keyframe, more of it is only counted", "name", p.req.Name, "remote", p.req.Remote)
+			}
 			p.skips, p.fresh = n, true
 		}
 	}

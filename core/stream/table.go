@@ -117,6 +117,7 @@ var table = [numStates][numKinds]step{
 		seek:    {(*player).seek, held},
 		misseek: {(*player).failSeek, paused},
 		ended:   {(*player).finish, stopped},
+		turned:  {(*player).turnPaused, waiting},
 	},
 	seeking: {
 		play:    {(*player).begin, waiting},

@@ -9,6 +9,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/mediad/mediad/e2e/lab"
 )
 
 const everything = `drain: 1s
@@ -141,7 +143,7 @@ func TestConsole(t *testing.T) {
 
 	t.Run("a stage dies", func(t *testing.T) {
 		b.t = t
-		if err := os.Rename(d.binary(), d.binary()+"-gone"); err != nil { // so that it is not there again at once
+		if err := os.Rename(d.binary, d.binary+"-gone"); err != nil { // so that it is not there again at once
 			t.Fatal(err)
 		}
 		pids := d.processes()
@@ -152,35 +154,38 @@ func TestConsole(t *testing.T) {
 		if err := syscall.Kill(pids[0], syscall.SIGKILL); err != nil {
 			t.Fatal(err)
 		}
-		b.until(`['down', 'restarting', 'failed'].includes(document.querySelector('#graph tr[data-key="fragile/reader-disk"] .state').innerText)`)
+		b.until(`['restarting', 'failed'].includes(document.querySelector('#graph tr[data-key="fragile/reader-disk"] .state').innerText)`)
 		shown := time.Since(began)
 		t.Logf("shown dead after %v", shown)
 		if shown > 5*time.Second { // 2 s, on a machine that does nothing else
 			t.Errorf("that it is dead is shown after %v", shown)
 		}
-		b.until(`/fragile\/reader-disk is (down|restarting|failed)/.test(document.getElementById('health').textContent)`)
+		b.until(`/fragile\/reader-disk is (restarting|failed)/.test(document.getElementById('health').textContent)`)
 		b.until(`document.querySelector('#drawing [data-stage="fragile/reader-disk"]').classList.contains('bad')`)
 		b.until(`document.querySelector('#graph tr[data-key="fragile/reader-disk"]').innerText.includes('no such file')`)
+		if text, err := d.get("/healthz"); err != nil || !strings.Contains(text, `"degraded"`) || !strings.Contains(text, "fragile/reader-disk") {
+			t.Errorf("/healthz: %v %s", err, text)
+		}
 		b.shot("dead")
-		if err := os.Rename(d.binary()+"-gone", d.binary()); err != nil {
+		if err := os.Rename(d.binary+"-gone", d.binary); err != nil {
 			t.Fatal(err)
 		}
 	})
 
 	t.Run("the daemon goes and comes back", func(t *testing.T) {
 		b.t = t
-		d.kill()
+		d.Kill()
 		b.until(`document.getElementById('health').textContent.startsWith('The daemon does not answer')`)
 		b.shot("away")
-		d.run()
+		lab.Must(t, d.Start())
 		b.until(`document.getElementById('health').textContent === 'All 11 stages run'`)
 		b.until(`!document.body.classList.contains('away')`)
 	})
 
 	t.Run("mediad top", func(t *testing.T) {
 		d.publish("again")
-		eventually(t, "it shows the channel and what passes", func() error {
-			out, err := exec.Command(d.binary(), "top", "--once", "--api", d.url("")).CombinedOutput()
+		lab.Await(t, "it shows the channel and what passes", func() error {
+			out, err := exec.Command(d.binary, "top", "--once", "--api", d.url("")).CombinedOutput()
 			text := string(out)
 			if err != nil || !strings.Contains(text, "again") || !strings.Contains(text, "11 of 11 stages run") || !strings.Contains(text, "live/ingest") {
 				return fmt.Errorf("%w: %s", err, text)

@@ -7,12 +7,12 @@ import (
 	"net/http/httptest"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"regexp"
 	"strings"
 	"syscall"
 	"testing"
 
+	"github.com/mediad/mediad/e2e/lab"
 	"github.com/mediad/mediad/e2e/page"
 	"gopkg.in/yaml.v3"
 )
@@ -86,7 +86,7 @@ func TestMetrics(t *testing.T) {
 			if len(list) == 0 {
 				t.Fatal("there is no query")
 			}
-			eventually(t, "all metrics are there", func() error {
+			lab.Await(t, "all metrics are there", func() error {
 				text, err := d.get("/metrics")
 				if err != nil {
 					return err
@@ -279,13 +279,13 @@ func TestMetrics_Undocumented(t *testing.T) {
 
 func doABitOfEverything(t *testing.T, d *daemon) {
 	t.Helper()
-	if err := os.WriteFile(filepath.Join(d.dir, "recordings", "blocked"), nil, 0o644); err != nil {
+	if err := os.WriteFile(d.Path("recordings", "blocked"), nil, 0o644); err != nil {
 		t.Fatal(err)
 	}
 	for _, name := range []string{"news?key=secret", "blocked?key=secret", "refused"} {
 		d.publish(name)
 	}
-	eventually(t, "the channels are on air", func() error {
+	lab.Await(t, "the channels are on air", func() error {
 		text, err := d.get("/api/channels")
 		if err == nil && strings.Count(text, `"h264"`) != 2 {
 			err = fmt.Errorf("channels: %s", text)
@@ -293,7 +293,7 @@ func doABitOfEverything(t *testing.T, d *daemon) {
 		return err
 	})
 	for _, args := range [][]string{
-		{"-t", "2", "-i", "rtmp://" + d.rtmp + "/live/news"},
+		{"-t", "2", "-i", "rtmp://" + d.RTMP + "/live/news"},
 		{"-i", d.url("/vod/film.flv.flv")},
 		{"-t", "2", "-i", d.url("/live/news.mp4")},
 		{"-i", d.url("/far/film.flv.flv")},

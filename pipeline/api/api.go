@@ -17,6 +17,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/hashicorp/go-hclog"
 	"github.com/mediad/mediad/core/broadcast"
 	"github.com/mediad/mediad/core/media"
 	"github.com/mediad/mediad/pipeline"
@@ -27,8 +28,10 @@ import (
 // Options are what the API shows.
 type Options struct {
 	// Stages are the stages as they are now, in the order of the file.
-	Stages  func() []pipeline.Status
-	Metrics prometheus.Gatherer
+	Stages func() []pipeline.Status
+	// Metrics has those of the stages, and gets the API's own.
+	Metrics *prometheus.Registry
+	Log     hclog.Logger
 	// Token lets other machines in; "": none.
 	Token string
 	// Loopback says that only this machine can reach the listener. Pprof is served there alone.
@@ -83,7 +86,7 @@ func New(o Options) http.Handler {
 			mux.Handle(path, o.Console)
 		}
 	}
-	own := gate{mux, o.Token}
+	own := gate{mux, o.Token, newRefusals(o.Metrics, o.Log)}
 	if o.Media == nil {
 		return own
 	}
@@ -100,7 +103,8 @@ type api struct{ Options }
 const healthPath = "/healthz"
 
 // health tells all who ask whether the daemon is well, and what is wrong those who
-// may know.
+// may know. A stage that is being started again mends itself, so whoever restarts or
+// leaves out a daemon that is not well must not do so for it: only the text says degraded.
 func (a *api) health(w http.ResponseWriter, r *http.Request) {
 	friend := thisMachine(r) || gate{token: a.Token}.known(r)
 	type wrong struct {
@@ -114,11 +118,16 @@ func (a *api) health(w http.ResponseWriter, r *http.Request) {
 	}{Status: "ok"}
 	code := http.StatusOK
 	for _, s := range a.Stages() {
-		if s.State != pipeline.Running {
+		switch {
+		case s.State == pipeline.Running:
+			continue
+		case s.State != pipeline.Restarting:
 			code, health.Status = http.StatusServiceUnavailable, "failing"
-			if friend {
-				health.Wrong = append(health.Wrong, wrong{s.String(), s.State, text(s.Err)})
-			}
+		case code == http.StatusOK:
+			health.Status = "degraded"
+		}
+		if friend {
+			health.Wrong = append(health.Wrong, wrong{s.String(), s.State, text(s.Err)})
 		}
 	}
 	reply(w, code, health)

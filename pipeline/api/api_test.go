@@ -79,7 +79,7 @@ func newTest(change func(*Options)) http.Handler {
 	of("live", "broadcast").MustRegister(readers)
 	readers.Set(3)
 	metrics.MustRegister(prometheus.NewCounter(prometheus.CounterOpts{Name: "mediad_of_no_stage_total"}))
-	o := Options{Stages: testStages, Metrics: metrics, Loopback: true}
+	o := Options{Stages: testStages, Metrics: metrics, Log: hclog.NewNullLogger(), Loopback: true}
 	if change != nil {
 		change(&o)
 	}
@@ -102,16 +102,27 @@ func TestHealth(t *testing.T) {
 	if code, body := get(newTest(nil), "/healthz"); code != http.StatusOK || !strings.Contains(body, `"ok"`) {
 		t.Error(code, body)
 	}
-	failing := newTest(func(o *Options) {
-		o.Stages = func() []pipeline.Status {
-			list := testStages()
-			list[1].State, list[1].Err = pipeline.Failed, errors.New("out of memory")
-			return list
+	for _, test := range []struct {
+		broadcast, stream pipeline.State
+		code              int
+		status            string
+	}{
+		{pipeline.Restarting, pipeline.Running, http.StatusOK, `"degraded"`},
+		{pipeline.Failed, pipeline.Running, http.StatusServiceUnavailable, `"failing"`},
+		{pipeline.Failed, pipeline.Restarting, http.StatusServiceUnavailable, `"failing"`},
+		{pipeline.Restarting, pipeline.Stopping, http.StatusServiceUnavailable, `"failing"`},
+	} {
+		code, body := get(newTest(func(o *Options) {
+			o.Stages = func() []pipeline.Status {
+				list := testStages()
+				list[1].State, list[1].Err = test.broadcast, errors.New("out of memory")
+				list[2].State = test.stream
+				return list
+			}
+		}), "/healthz")
+		if code != test.code || !strings.Contains(body, test.status) || !strings.Contains(body, "live/broadcast") || !strings.Contains(body, "out of memory") || strings.Contains(body, "live/in") {
+			t.Errorf("%s and %s: %d %s", test.broadcast, test.stream, code, body)
 		}
-	})
-	code, body := get(failing, "/healthz")
-	if code != http.StatusServiceUnavailable || !strings.Contains(body, "live/broadcast") || !strings.Contains(body, "out of memory") || strings.Contains(body, "live/in") {
-		t.Error(code, body)
 	}
 }
 

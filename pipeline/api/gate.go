@@ -5,11 +5,18 @@ package api
 import (
 	"crypto/sha256"
 	"crypto/subtle"
+	"fmt"
 	"net"
 	"net/http"
 	"net/url"
 	"slices"
 	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
 )
 
 // cookie carries the token in a browser.
@@ -21,6 +28,7 @@ const cookie = "mediad"
 type gate struct {
 	next  http.Handler
 	token string // "": there is none
+	refusals
 }
 
 func (g gate) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -33,19 +41,44 @@ func (g gate) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	switch {
 	case !slices.Contains(strings.Split(allow, ", "), r.Method):
 		w.Header().Set("Allow", allow)
-		fail(w, http.StatusMethodNotAllowed, "%s is not allowed here: there is only %s", r.Method, allow)
+		g.refuse(w, r, "method", http.StatusMethodNotAllowed, "%s is not allowed here: there is only %s", r.Method, allow)
 	case !sameOrigin(r):
-		fail(w, http.StatusForbidden, "requests from pages of another origin (%s) are refused", r.Header.Get("Origin"))
+		g.refuse(w, r, "origin", http.StatusForbidden, "requests from pages of another origin (%s) are refused", r.Header.Get("Origin"))
 	case known && r.URL.Query().Has("token") && allow != "POST":
 		g.remember(w, r)
 	case known, r.URL.Path == healthPath, thisMachine(r) && plainHost(r.Host):
 		g.next.ServeHTTP(w, r)
 	case thisMachine(r):
-		fail(w, http.StatusForbidden, "this is for this machine, which is called 127.0.0.1 or localhost and not %q, or for who has the token (listen.token)", r.Host)
+		g.refuse(w, r, "host", http.StatusForbidden, "this is for this machine, which is called 127.0.0.1 or localhost and not %q, or for who has the token (listen.token)", r.Host)
 	default:
 		w.Header().Set("WWW-Authenticate", `Bearer realm="mediad"`)
-		fail(w, http.StatusUnauthorized, "%s must show the token (listen.token), in a browser by /?token=TOKEN", r.RemoteAddr)
+		g.refuse(w, r, "token", http.StatusUnauthorized, "%s must show the token (listen.token), in a browser by /?token=TOKEN", r.RemoteAddr)
 	}
+}
+
+// refusals are counted by their cause, and logged, a line a second at most.
+type refusals struct {
+	counted *prometheus.CounterVec
+	log     hclog.Logger
+	logged  *atomic.Int64 // when, as Unix time in ns
+}
+
+func newRefusals(metrics prometheus.Registerer, log hclog.Logger) refusals {
+	return refusals{
+		counted: promauto.With(metrics).NewCounterVec(prometheus.CounterOpts{
+			Name: "mediad_api_refused_total", Help: "Requests that were refused, by cause."}, []string{"cause"}),
+		log:    log,
+		logged: new(atomic.Int64),
+	}
+}
+
+func (f refusals) refuse(w http.ResponseWriter, r *http.Request, cause string, code int, format string, args ...any) {
+	f.counted.WithLabelValues(cause).Inc()
+	last, now := f.logged.Load(), time.Now().UnixNano()
+	if now-last >= int64(time.Second) && f.logged.CompareAndSwap(last, now) {
+		f.log.Warn("request refused, no others are logged for a second", "cause", cause, "remote", r.RemoteAddr, "path", fmt.Sprintf("%.64q", r.URL.Path))
+	}
+	fail(w, code, format, args...)
 }
 
 // known reports whether a request has the token.

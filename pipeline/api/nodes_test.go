@@ -44,7 +44,7 @@ func TestNodes(t *testing.T) {
 	h := newTest(func(o *Options) {
 		o.Cluster = two{}
 		trips := prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "mediad_repeater_rtt_seconds"}, []string{"peer"})
-		o.Metrics.(*prometheus.Registry).MustRegister(trips)
+		o.Metrics.MustRegister(trips)
 		trips.WithLabelValues("east").Set(0.002)
 	})
 	code, body := get(h, "/api/nodes")

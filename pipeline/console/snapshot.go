@@ -39,13 +39,9 @@ type Snapshot struct {
 	Error string `json:"error,omitempty"`
 }
 
-// States of stages beside the pipeline's: the stage is running as far as that knows.
-const (
-	// Down is that of a stage whose process has gone and is about to be started again.
-	Down pipeline.State = "down"
-	// Restarted is that of a stage that has failed, or was replaced, a moment ago.
-	Restarted pipeline.State = "restarted"
-)
+// Restarted is the state of a stage that runs, but has failed or was replaced a moment
+// ago.
+const Restarted pipeline.State = "restarted"
 
 // moment is how long a stage is Restarted.
 const moment = 5 * time.Second
@@ -171,12 +167,7 @@ func (o *observer) stages(list []pipeline.Status, r reading, now time.Time) []St
 			is.restarted = now
 		}
 		known[s.String()] = is
-		memory, process := r.now.values[series{stage: s.String(), metric: "mediad_plugin_memory_bytes"}]
-		switch {
-		case s.State != pipeline.Running:
-		case process && memory == 0:
-			st.State = Down
-		case now.Sub(is.restarted) < moment:
+		if s.State == pipeline.Running && now.Sub(is.restarted) < moment {
 			st.State = Restarted
 		}
 		out = append(out, st)

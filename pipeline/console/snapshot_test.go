@@ -163,12 +163,10 @@ func TestSnapshot_States(t *testing.T) {
 		}
 	}
 	expect("at first", pipeline.Running)
-	l.set("on-demand", "reader", "mediad_plugin_memory_bytes", "", 1e6)
-	expect("with a process", pipeline.Running)
-	l.set("on-demand", "reader", "mediad_plugin_memory_bytes", "", 0)
+	l.list[0].State = pipeline.Restarting
 	l.set("on-demand", "reader", "mediad_plugin_failures_total", "", 1)
-	expect("its process has gone", Down)
-	l.set("on-demand", "reader", "mediad_plugin_memory_bytes", "", 1e6)
+	expect("its process has gone", pipeline.Restarting)
+	l.list[0].State = pipeline.Running
 	expect("it has another", Restarted)
 	if got := o.look(time.Now().Add(moment)).Stages[0].State; got != pipeline.Running {
 		t.Errorf("later: %s", got)

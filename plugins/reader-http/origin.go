@@ -19,6 +19,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/hashicorp/go-hclog"
 	"github.com/mediad/mediad/core/media"
 	"github.com/mediad/mediad/core/stage"
 	"github.com/prometheus/client_golang/prometheus"
@@ -75,6 +76,7 @@ func passing(err error) bool {
 
 // An origin is where the files are.
 type origin struct {
+	log      hclog.Logger
 	base     *url.URL
 	header   http.Header
 	timeout  time.Duration
@@ -91,7 +93,7 @@ type origin struct {
 	visits map[string]*visit // under way, by URL and number of bytes
 }
 
-func newOrigin(s Settings) (*origin, error) {
+func newOrigin(s Settings, log hclog.Logger) (*origin, error) {
 	base, err := s.base()
 	if err != nil {
 		return nil, stage.Wrong("url", "%w", err)
@@ -101,7 +103,7 @@ func newOrigin(s Settings) (*origin, error) {
 		return nil, stage.Wrong("headers", "%w", err)
 	}
 	o := &origin{
-		base: base, header: header, timeout: s.Timeout, retries: s.Retries, wait: minWait, spool: int64(s.Spool),
+		log: log, base: base, header: header, timeout: s.Timeout, retries: s.Retries, wait: minWait, spool: int64(s.Spool),
 		visits: map[string]*visit{},
 		requests: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "mediad_reader_http_requests_total", Help: "Requests to the origin."}),
@@ -202,6 +204,9 @@ func (o *origin) try(ctx context.Context, do func() error) error {
 			return err
 		}
 		o.retried.Inc()
+		if n == 0 {
+			o.log.Info("the origin fails and is asked again", "error", err)
+		}
 		wait := min(o.wait<<n, maxWait)
 		select {
 		case <-time.After(wait/2 + rand.N(wait)):

@@ -97,7 +97,7 @@ type reader struct {
 }
 
 func newReader(env stage.Env, settings Settings) (*reader, error) {
-	o, err := newOrigin(settings)
+	o, err := newOrigin(settings, env.Log)
 	if err != nil {
 		return nil, err
 	}

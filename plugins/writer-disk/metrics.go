@@ -13,8 +13,8 @@ import (
 )
 
 type metrics struct {
-	bytes, files, repaired, removed prometheus.Counter
-	errors                          *prometheus.CounterVec
+	bytes, files, repaired, removed, slow prometheus.Counter
+	errors                                *prometheus.CounterVec
 }
 
 func newMetrics(r prometheus.Registerer, lag func() time.Duration) *metrics {
@@ -30,6 +30,7 @@ func newMetrics(r prometheus.Registerer, lag func() time.Duration) *metrics {
 		files:    counter("files_total", "Recordings begun."),
 		repaired: counter("repaired_total", "Recordings that a crash had cut short, repaired."),
 		removed:  counter("removed_total", "Recordings removed because they were beyond what is kept."),
+		slow:     counter("slow_syncs_total", "Times that the disk took longer than a second for an fsync."),
 		errors: auto.NewCounterVec(prometheus.CounterOpts{Name: "mediad_writer_disk_errors_total",
 			Help: "Failures, by cause."}, []string{"cause"}),
 	}

@@ -89,8 +89,8 @@ func (s *sink) openLast(ctx context.Context) error {
 	if last == "" {
 		return s.create()
 	}
-	if !s.writer.claim(last) {
-		return media.ErrBusy
+	if err := s.claim(ctx, last); err != nil {
+		return err
 	}
 	err := s.resume(ctx, last)
 	if err == nil {
@@ -101,6 +101,23 @@ func (s *sink) openLast(ctx context.Context) error {
 		return s.create()
 	}
 	return err
+}
+
+// claim makes s the owner of a file, which may just be repaired.
+func (s *sink) claim(ctx context.Context, name string) error {
+	if s.writer.claim(name) {
+		return nil
+	}
+	select {
+	case s.writer.repairing <- struct{}{}:
+		defer func() { <-s.writer.repairing }()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	if !s.writer.claim(name) {
+		return media.ErrBusy
+	}
+	return nil
 }
 
 func (s *sink) resume(ctx context.Context, name string) error {
@@ -145,15 +162,12 @@ func (s *sink) Write(ctx context.Context, b *media.Batch) error {
 }
 
 func (s *sink) write(b *media.Batch) (err error) {
-	if s.resumed && !s.rec.Fits(b.Header()) {
-		if err := s.finish(); err != nil {
-			return err
-		}
-		if err := s.create(); err != nil {
+	if s.resumed {
+		s.resumed = false
+		if b, err = s.goOn(b); b == nil || err != nil {
 			return err
 		}
 	}
-	s.resumed = false
 	if s.rec == nil {
 		if s.rec, err = flv.NewRecording(s.file, b.Header()); err != nil {
 			return err
@@ -166,6 +180,18 @@ func (s *sink) write(b *media.Batch) (err error) {
 	s.writer.metrics.bytes.Add(float64(s.rec.Size() - before))
 	s.syncer.wrote()
 	return nil
+}
+
+// goOn makes the file ready for the first batch after what another has written, and
+// returns what is to be written of that.
+func (s *sink) goOn(b *media.Batch) (*media.Batch, error) {
+	if s.rec.Fits(b.Header()) {
+		return s.rec.Rest(b)
+	}
+	if err := s.finish(); err != nil {
+		return nil, err
+	}
+	return b, s.create()
 }
 
 // Close finishes the recording. When ctx ends before that is done, it goes on in

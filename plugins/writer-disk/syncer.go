@@ -19,6 +19,7 @@ type syncer struct {
 	dir    string // of the file, "" once the file's name is on the disk too
 	quit   chan struct{}
 	done   chan struct{}
+	slow   bool // that the disk is has been logged
 
 	mu      sync.Mutex
 	dirty   time.Time // when the first bytes were written that wait for an fsync
@@ -58,15 +59,31 @@ func (s *syncer) sync() {
 	if clean {
 		return
 	}
+	began := time.Now()
 	err := s.file.Sync()
 	if err == nil && s.dir != "" {
 		err, s.dir = s.syncDir(), ""
+	}
+	if took := time.Since(began); took > slowSync {
+		s.tooSlow(took)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.syncing = time.Time{}
 	if s.failed == nil {
 		s.failed = err
+	}
+}
+
+// slowSync is longer than a disk that keeps up with its work takes.
+const slowSync = time.Second
+
+func (s *syncer) tooSlow(took time.Duration) {
+	s.writer.metrics.slow.Inc()
+	if !s.slow {
+		s.slow = true
+		s.writer.log.Warn("the disk is slow: what was recorded meanwhile is lost if the power fails; more of it is only counted",
+			"file", s.file.Name(), "fsync", took.Round(time.Millisecond))
 	}
 }
 

@@ -62,6 +62,8 @@ type Writer struct {
 	log      hclog.Logger
 	metrics  *metrics
 	finished chan struct{} // of capacity 1: a recording was finished
+	// repairing holds a token while a file is repaired.
+	repairing chan struct{}
 
 	mu      sync.Mutex
 	root    *os.Root // nil before it is needed
@@ -75,13 +77,14 @@ type Writer struct {
 // New makes the stage.
 func New(env stage.Env, settings Settings) *Writer {
 	w := &Writer{
-		settings: settings,
-		drain:    env.Drain,
-		log:      env.Log,
-		finished: make(chan struct{}, 1),
-		files:    map[string]bool{},
-		sinks:    map[*sink]bool{},
-		syncers:  map[*syncer]bool{},
+		settings:  settings,
+		drain:     env.Drain,
+		log:       env.Log,
+		finished:  make(chan struct{}, 1),
+		repairing: make(chan struct{}, 1),
+		files:     map[string]bool{},
+		sinks:     map[*sink]bool{},
+		syncers:   map[*syncer]bool{},
 	}
 	w.metrics = newMetrics(env.Metrics, w.lag)
 	return w
@@ -244,6 +247,8 @@ func (w *Writer) repair(ctx context.Context, root *os.Root) {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
+		w.repairing <- struct{}{} // whoever has it waits for nothing
+		defer func() { <-w.repairing }()
 		if !w.claim(name) {
 			return nil
 		}

@@ -224,6 +224,20 @@ func TestAppend(t *testing.T) {
 	if got := count(t, root, "a.flv"); got != 2*n {
 		t.Errorf("%d frames, want %d", got, 2*n)
 	}
+	// What was under way when the writer before failed may be there already.
+	record(t, w, media.CreateRequest{Name: "d"}, film...)
+	record(t, w, media.CreateRequest{Name: "d", Append: true}, film[len(film)-1], film[0])
+	if got, want := count(t, root, "d.flv"), n+len(film[0].Frames()); got != want {
+		t.Errorf("%d frames, want %d", got, want)
+	}
+	// A file that is just repaired is waited for.
+	w.repairing <- struct{}{}
+	w.claim("d.flv")
+	time.AfterFunc(10*time.Millisecond, func() {
+		w.release("d.flv")
+		<-w.repairing
+	})
+	record(t, w, media.CreateRequest{Name: "d", Append: true}, film...)
 	// A file that is being written cannot be appended to, and another's has no room.
 	s, err := w.Create(t.Context(), media.CreateRequest{Name: "b"})
 	if err != nil {

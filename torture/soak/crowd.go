@@ -17,7 +17,7 @@ import (
 
 	"github.com/mediad/mediad/core/media"
 	"github.com/mediad/mediad/core/rtmp"
-	"github.com/mediad/mediad/torture/lab"
+	"github.com/mediad/mediad/e2e/lab"
 )
 
 const (

@@ -17,7 +17,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/mediad/mediad/torture/lab"
+	"github.com/mediad/mediad/e2e/lab"
 )
 
 func main() {

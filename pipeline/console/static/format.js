@@ -45,7 +45,7 @@ export const since = (time, now) => (time.startsWith('0001') ? '' : span((Date.p
 export function mood(state) {
   switch (state) {
     case 'running': case 'alive': return 'good';
-    case 'failed': case 'restarting': case 'down': case 'dead': return 'bad';
+    case 'failed': case 'restarting': case 'dead': return 'bad';
   }
   return 'warn';
 }

@@ -31,7 +31,7 @@ func newMetrics() metrics {
 	return metrics{
 		starts:   counter("starts_total", "Starts of the plugin's process."),
 		failures: counter("failures_total", "Times that the plugin's process failed, whatever the reason."),
-		resumes:  counter("resumes_total", "Sources that went on in a new process where they were in the old."),
+		resumes:  counter("resumes_total", "Sources and sinks that went on in a new process where they were in the old."),
 	}
 }
 

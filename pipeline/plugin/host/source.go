@@ -203,25 +203,79 @@ func (s *source) late(ctx, within context.Context, err error) error {
 	return err
 }
 
-// sink writes into the plugin. When that fails it is lost: its writer may begin anew.
+// sink writes into the plugin, and when that fails goes on in the next process, which
+// appends to what the one before has taken.
 type sink struct {
-	*wire.Sink
-	stage   *Stage
+	stage *Stage
+	req   media.CreateRequest
+
+	// What Write and Close alone use.
 	process *process
+	tries   int // processes that have failed since the last batch
+
+	mu sync.Mutex
+	to *wire.Sink // replaced by Write
+}
+
+// in is the sink in the process.
+func (s *sink) in() *wire.Sink {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.to
 }
 
 // Write implements media.Sink.
 func (s *sink) Write(ctx context.Context, b *media.Batch) error {
+	for {
+		err := s.write(ctx, b)
+		switch {
+		case err == nil:
+			s.tries = 0
+			return nil
+		case ctx.Err() != nil, s.process.ctx.Err() == nil, s.tries == resumeTries:
+			return err
+		}
+		s.tries++
+		if err := s.resume(ctx, err); err != nil {
+			return err
+		}
+	}
+}
+
+func (s *sink) write(ctx context.Context, b *media.Batch) error {
 	within, cancel := context.WithTimeout(ctx, s.stage.limits.call)
 	defer cancel()
-	return s.done(ctx, within, "Write", s.Sink.Write(within, b))
+	err := s.in().Write(within, b)
+	if err != nil && within.Err() != nil {
+		s.tries = resumeTries // the next process would hang as well
+	}
+	return s.done(ctx, within, "Write", err)
+}
+
+// resume goes on in the next process.
+func (s *sink) resume(ctx context.Context, reason error) error {
+	within, cancel := context.WithTimeout(ctx, resumeTimeout)
+	defer cancel()
+	req := s.req
+	req.Append = true
+	to, r, err := again(within, s.stage, "Create", creating(req))
+	if err != nil {
+		return fmt.Errorf("%s cannot be gone on with: %w", req.Name, s.stage.unavailable(errors.Join(err, reason)))
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	_ = s.to.Close(within) // its process is gone
+	s.process, s.to = r.process, to
+	s.stage.metrics.resumes.Inc()
+	s.stage.log.Info("sink resumed in a new process", "name", req.Name, "reason", reason)
+	return nil
 }
 
 // Close implements media.Sink.
 func (s *sink) Close(ctx context.Context) error {
 	within, cancel := context.WithTimeout(ctx, s.stage.limits.call)
 	defer cancel()
-	return s.done(ctx, within, "Close", s.Sink.Close(within))
+	return s.done(ctx, within, "Close", s.in().Close(within))
 }
 
 func (s *sink) done(ctx, within context.Context, what string, err error) error {
@@ -236,7 +290,16 @@ func (s *sink) done(ctx, within context.Context, what string, err error) error {
 	return s.stage.blame(ctx, s.process, err)
 }
 
+// Resume is where the timeline goes on of media that were on air before.
+func (s *sink) Resume() (at time.Duration, ok bool) { return s.in().Resume() }
+
+// Done is closed when the sink is over without its writer's doing, or by Close.
+func (s *sink) Done() <-chan struct{} { return s.in().Done() }
+
 // Err says why Done is closed.
 func (s *sink) Err() error {
-	return s.stage.blame(context.Background(), s.process, s.Sink.Err())
+	s.mu.Lock()
+	to, p := s.to, s.process
+	s.mu.Unlock()
+	return s.stage.blame(context.Background(), p, to.Err())
 }

@@ -33,6 +33,7 @@ type Stage struct {
 	reader  *wire.Reader
 	writer  *wire.Writer
 	err     error         // why there is none
+	since   time.Time     // when that changed
 	over    bool          // and there will be none
 	changed chan struct{} // closed and replaced when current or over change
 	held    int           // sources of recorded media that are open
@@ -188,12 +189,20 @@ func (s *Stage) stop(p *process, served <-chan error) error {
 func (s *Stage) set(p *process, err error, over bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.current, s.err, s.over = p, err, over
+	s.current, s.err, s.over, s.since = p, err, over, time.Now()
 	if p != nil {
 		s.reader, s.writer = wire.NewReader(p.ctx, p.conn, 0, s.env.Name), wire.NewWriter(p.ctx, p.conn)
 	}
 	close(s.changed)
 	s.changed = make(chan struct{})
+}
+
+// Away says since when there is no process because the last one has failed, and why
+// that was; nil while there is one, and before the first.
+func (s *Stage) Away() (since time.Time, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.since, s.err
 }
 
 // ready is a process that can be used.
@@ -322,11 +331,22 @@ func (s *Stage) Watch() (names []string, changed <-chan struct{}) {
 
 // Create implements media.Writer.
 func (s *Stage) Create(ctx context.Context, req media.CreateRequest) (media.Sink, error) {
-	made, r, err := call(ctx, s, "Create", func(ctx context.Context, r ready) (media.Sink, error) { return r.writer.Create(ctx, req) })
+	to, r, err := call(ctx, s, "Create", creating(req))
 	if err != nil {
 		return nil, err
 	}
-	return &sink{Sink: made.(*wire.Sink), stage: s, process: r.process}, nil
+	return &sink{stage: s, req: req, process: r.process, to: to}, nil
+}
+
+// creating makes a sink in a process.
+func creating(req media.CreateRequest) func(context.Context, ready) (*wire.Sink, error) {
+	return func(ctx context.Context, r ready) (*wire.Sink, error) {
+		made, err := r.writer.Create(ctx, req)
+		if err != nil {
+			return nil, err
+		}
+		return made.(*wire.Sink), nil
+	}
 }
 
 // newServer serves the readers, the writer and the nodes that a stage is given.

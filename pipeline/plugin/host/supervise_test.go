@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -276,6 +277,29 @@ func TestT37_Stopped(t *testing.T) {
 	eventually(t, "the process is gone", func() bool { return errors.Is(syscall.Kill(pid, 0), syscall.ESRCH) })
 }
 
+// What a plugin has started goes with it: all of its group is killed.
+func TestT37_ProcessGroup(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "pid")
+	s := run(t, Binary{Path: "/bin/sh", Args: []string{"-c", "sleep 1000 & echo $! >" + file + "; exec " + filmPath}}, quick, stage.Env{}, nil)
+	pid := process1(t, s)
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	child, err := strconv.Atoi(strings.TrimSpace(string(text)))
+	if err != nil || syscall.Kill(child, 0) != nil {
+		t.Fatalf("the plugin's child is %q: %v", text, err)
+	}
+	_, err = s.Open(t.Context(), media.OpenRequest{Name: "stuck"})
+	contains(t, err, "hangs")
+	for _, gone := range []int{pid, child} {
+		eventually(t, "the process is gone", func() bool {
+			stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", gone))
+			return err != nil || strings.Contains(string(stat), ") Z ") // its own parent may not have noticed
+		})
+	}
+}
+
 // process1 is the pid of a stage's process.
 func process1(t *testing.T, s *testStage) int {
 	t.Helper()
@@ -406,4 +430,28 @@ func TestDrain(t *testing.T) {
 	if err := <-stopped; err != nil {
 		t.Error(err)
 	}
+}
+
+// While there is no process because one has failed, the stage tells so.
+func TestAway(t *testing.T) {
+	slow := quick
+	slow.backoff = 200 * time.Millisecond
+	s := run(t, Binary{}, slow, stage.Env{}, nil)
+	src := open(t, s, "live")
+	if _, err := src.Next(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Away(); err != nil {
+		t.Errorf("with a process: %v", err)
+	}
+	killed := time.Now()
+	_ = syscall.Kill(s.running().run.pid(), syscall.SIGKILL)
+	eventually(t, "it is away", func() bool {
+		since, err := s.Away()
+		return err != nil && strings.Contains(err.Error(), filmPath+" has ended") && !since.Before(killed)
+	})
+	eventually(t, "it is back", func() bool {
+		_, err := s.Away()
+		return err == nil
+	})
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/mediad/mediad/pipeline/plugin/internal/film"
 	"github.com/mediad/mediad/pipeline/stagetest"
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
 )
 
 func create(t *testing.T, w media.Writer, name string) media.Sink {
@@ -87,7 +88,26 @@ func TestWriterOverTheWire(t *testing.T) {
 
 func TestT36_WriterCrashes(t *testing.T) {
 	s := run(t, Binary{}, quick, stage.Env{}, nil)
-	for name, want := range map[string]string{"crash": "panic: boom in Write", "hang": "no answer to Write within 2s"} {
+	batches := film.Batches(5, 100)
+	sink := create(t, s, "crash") // at each third batch of a process
+	if n, err := writeAll(t, sink, batches); err != nil {
+		t.Errorf("batch %d: %v", n, err)
+	}
+	if err := sink.Close(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if n := testutil.ToFloat64(s.metrics.resumes); n != float64((len(batches)-1)/2) {
+		t.Errorf("resumed %v times for %d batches", n, len(batches))
+	}
+	contains(t, errors.New(s.log.String()), "sink resumed", filmPath, "panic: boom in Write")
+}
+
+// What no process can write, or hangs each, is an error, and no other sink's.
+func TestT36_WriterCrashesAgainAndAgain(t *testing.T) {
+	patient := quick
+	patient.failures = 10
+	s := run(t, Binary{}, patient, stage.Env{}, nil)
+	for name, want := range map[string]string{"doomed": "panic: boom in Write", "hang": "no answer to Write within 2s"} {
 		sink := create(t, s, name)
 		n, err := writeAll(t, sink, film.Batches(5, 100))
 		if n != 2 || !errors.Is(err, media.ErrUnavailable) {

@@ -260,7 +260,7 @@ func (r *reel) tick(ctx context.Context) (*media.Batch, error) {
 var liveHeader = &media.Header{Audio: media.Format{Codec: "aac"}}
 
 // Create keeps what is written in memory. "full" fails at the third batch, "lost" is taken
-// over at it, "taken" is busy.
+// over at it, "crash" panics at it, "doomed" too and then again and again, "taken" is busy.
 func (f *Film) Create(_ context.Context, req media.CreateRequest) (media.Sink, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -268,6 +268,9 @@ func (f *Film) Create(_ context.Context, req media.CreateRequest) (media.Sink, e
 		return nil, fmt.Errorf("taken: %w", media.ErrBusy)
 	}
 	s := &Sink{name: req.Name, done: make(chan struct{})}
+	if req.Append && req.Name == "doomed" {
+		s.batches = 2
+	}
 	f.sinks[req.Name] = s
 	return s, nil
 }
@@ -290,7 +293,7 @@ func (s *Sink) Write(_ context.Context, _ *media.Batch) error {
 		return fmt.Errorf("the disk is full: %w", media.ErrUnavailable)
 	case "lost":
 		s.once.Do(func() { close(s.done) })
-	case "crash":
+	case "crash", "doomed":
 		panic("boom in Write")
 	case "hang":
 		select {}

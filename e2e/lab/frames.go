@@ -3,6 +3,7 @@
 package lab
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"os"
@@ -59,26 +60,33 @@ func Number(t media.Track, body []byte) (n int, ok bool) {
 	return n, err == nil
 }
 
-// WriteFilm makes an FLV file with a number of frames on each track.
-func WriteFilm(path string, frames, size int) (err error) {
-	f, err := os.Create(path)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	w := flv.NewWriter(f, 0)
+// Film is an FLV file of so many frames on each track, the first with a number that
+// is a multiple of GOP.
+func Film(first, frames, size int) ([]byte, error) {
+	var file bytes.Buffer
+	w := flv.NewWriter(&file, 0)
 	b := media.NewBuilder(media.NoClock)
-	for n := range frames {
-		if n%GOP == 0 && n > 0 {
+	for i := range frames {
+		if i%GOP == 0 && i > 0 {
 			if err := w.Write(b.Batch(header)); err != nil {
-				return err
+				return nil, err
 			}
 		}
-		at := time.Duration(n) * Step
+		n, at := first+i, time.Duration(i)*Step
 		b.Copy(media.Frame{Track: media.Video, Key: n%GOP == 0, DTS: at, PTS: at, Body: Video(n, size)})
 		b.Copy(media.Frame{Track: media.Audio, DTS: at, PTS: at, Body: Audio(n, 100)})
 	}
-	return w.Write(b.Batch(header))
+	err := w.Write(b.Batch(header))
+	return file.Bytes(), err
+}
+
+// WriteFilm makes a film in a file, from frame 0 on.
+func WriteFilm(path string, frames, size int) error {
+	film, err := Film(0, frames, size)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(path, film, 0o644)
 }
 
 // A File is a file as media.File.

@@ -1,5 +1,5 @@
-// Package lab runs the real daemon on this machine, with publishers whose frames
-// carry numbers and viewers who count them, for the torture suite and the soak.
+// Package lab runs the real daemon on this machine, for tests and the soak, with
+// publishers whose frames carry numbers and viewers who count them.
 package lab
 
 import (
@@ -42,6 +42,7 @@ type Daemon struct {
 	cmd        *exec.Cmd
 	exited     chan struct{} // closed when the process has ended
 	err        error         // how; set before exited is closed
+	told       bool          // to end
 }
 
 // New makes the folder of a daemon with a configuration, the text from
@@ -70,9 +71,10 @@ func (d *Daemon) Configure(pipelines string) error {
 	return os.WriteFile(d.Path("pipelines.yaml"), []byte(text), 0o644)
 }
 
-// Start starts the process and waits until it listens. It may be called again
+// Start starts the process and waits until it is healthy. It may be called again
 // after Stop and Kill.
 func (d *Daemon) Start() error {
+	d.told = false
 	d.cmd = exec.Command(d.binary, "run") //nolint:noctx // it is ended by Stop
 	d.cmd.Dir = d.Dir
 	d.cmd.Stdout, d.cmd.Stderr = d.Log, d.Log
@@ -88,7 +90,7 @@ func (d *Daemon) Start() error {
 		if err := d.Lives(); err != nil {
 			return Final(err)
 		}
-		_, err := d.Get("/metrics")
+		_, err := d.Get("/healthz")
 		return err
 	})
 }
@@ -109,24 +111,31 @@ func (d *Daemon) Lives() error {
 // Stop ends the daemon as an operator would and returns how it exited.
 func (d *Daemon) Stop() error {
 	d.Signal(syscall.SIGTERM)
+	return d.Wait()
+}
+
+// Wait waits until the daemon, which was told to end, has ended, and returns how.
+func (d *Daemon) Wait() error {
+	d.told = true
 	select {
 	case <-d.exited:
 		return d.err
 	case <-time.After(time.Minute):
 		d.Signal(syscall.SIGQUIT) // the goroutines go to the log
 		<-d.exited
-		return errors.New("did not end within a minute of SIGTERM")
+		return errors.New("did not end within a minute")
 	}
 }
 
 // Kill ends it as a power cut would.
 func (d *Daemon) Kill() {
+	d.told = true
 	d.Signal(syscall.SIGKILL)
 	<-d.exited
 }
 
 // Command runs the daemon's binary for another command in its folder, and returns
-// what it prints and how it exits.
+// what it prints and the code it exits with.
 func (d *Daemon) Command(args ...string) (out string, code int) {
 	cmd := exec.Command(d.binary, args...) //nolint:noctx // they are short
 	cmd.Dir = d.Dir
@@ -240,6 +249,16 @@ func (d *Daemon) Metrics() (Metrics, error) {
 	return m, nil
 }
 
+// Has says whether there is a metric of a name.
+func (m Metrics) Has(name string) bool {
+	for series := range m {
+		if series == name || strings.HasPrefix(series, name+"{") {
+			return true
+		}
+	}
+	return false
+}
+
 // Sum adds up the series of a metric, `name` or `name{label="value",...}`, that have
 // at least these labels.
 func (m Metrics) Sum(series string) float64 {
@@ -285,6 +304,7 @@ type Log struct {
 	mu    sync.Mutex
 	text  bytes.Buffer
 	lines []string
+	read  int // lines, by next
 }
 
 // Write takes what was printed.
@@ -301,6 +321,22 @@ func (l *Log) Write(p []byte) (int, error) {
 		l.lines = append(l.lines, strings.TrimRight(line, "\n"))
 	}
 }
+
+// next returns the next line with a text, behind the one that was returned last.
+func (l *Log) next(text string) (line string, ok bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for i, line := range l.lines[l.read:] {
+		if strings.Contains(line, text) {
+			l.read += i + 1
+			return line, true
+		}
+	}
+	return "", false
+}
+
+// String is all that was printed, without what follows the last end of a line.
+func (l *Log) String() string { return strings.Join(l.From(0), "\n") }
 
 // Len is how many lines there are.
 func (l *Log) Len() int {
