@@ -21,7 +21,9 @@ type Claim struct {
 	since, origin time.Time
 	takeover      bool
 
-	registered bool // the directory has said so once; guarded by c.mu
+	// Guarded by c.mu:
+	registered bool   // the directory has said so once
+	over       string // the session whose record it replaces, "" while there is none
 
 	lost chan struct{}
 	err  error // set before lost is closed
@@ -141,9 +143,12 @@ func (c *Cluster) mark(k Key) {
 }
 
 // Snapshot implements Watcher.
-func (c *Cluster) Snapshot(all []Record) {
+func (c *Cluster) Snapshot(all []Record, sure bool) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if !sure && c.older(all) {
+		return false
+	}
 	c.metrics.snapshots.Inc()
 	now := time.Now()
 	c.replace(all, now)
@@ -155,6 +160,7 @@ func (c *Cluster) Snapshot(all []Record) {
 	c.assert(now)
 	c.notify()
 	wake(c.due) // the others may have missed this node as well
+	return true
 }
 
 // Update implements Watcher.
@@ -302,29 +308,42 @@ func (c *Cluster) settle(ctx context.Context, k Key) error {
 		}
 		switch {
 		case errors.Is(err, ErrConflict):
-			if have, err = c.dir.Lookup(ctx, k); err != nil {
+			is, err := c.dir.Lookup(ctx, k)
+			if err != nil {
 				return err
 			}
+			if is.Revision == have.Revision || is.Session != "" && is.Revision < have.Revision {
+				return fmt.Errorf("another change of the record of %s is under way", k.Channel)
+			}
+			have = is
+			c.learn(have)
 		case err != nil:
 			return err
 		default:
 			have = want
+			c.learn(have)
+			c.recovered()
 		}
-		c.registers(have)
 	}
 	return fmt.Errorf("the record of %s changes all the time", k.Channel)
 }
 
-// registers notes what the directory has answered.
-func (c *Cluster) registers(r Record) {
+// learn notes what the directory has answered.
+func (c *Cluster) learn(r Record) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.know(r, time.Now()) {
+		c.notify()
+	}
+}
+
+// recovered notes that the directory can be written.
+func (c *Cluster) recovered() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if !c.failing.IsZero() {
 		c.failing = time.Time{}
 		c.log.Info("channels are registered again")
-	}
-	if c.know(r, time.Now()) {
-		c.notify()
 	}
 }
 
@@ -365,6 +384,7 @@ func (c *Cluster) decide(k Key, have Record) (step, Record) {
 	case standing == unsure:
 		return wait, want
 	case standing == ended, claim.takeover && !claim.registered:
+		claim.over = have.Session
 		return write, want
 	}
 	c.lose(claim, have.Node)

@@ -75,7 +75,8 @@ func New(cfg Config, log hclog.Logger, reg prometheus.Registerer) (*Cluster, err
 	return Over(dir, cfg, log, reg)
 }
 
-// Over makes a node over a directory that is there. Of cfg it needs the name and the network.
+// Over makes a node over a directory that is there. Of cfg it needs the name, the network and
+// who carries the directory.
 func Over(dir Directory, cfg Config, log hclog.Logger, reg prometheus.Registerer) (*Cluster, error) {
 	session := rand.Text()
 	c := &Cluster{
@@ -88,10 +89,13 @@ func Over(dir Directory, cfg Config, log hclog.Logger, reg prometheus.Registerer
 		work:      make(chan struct{}, 1),
 		again:     make(chan struct{}, 1),
 		questions: make(chan question, 64),
-		self:      &node{beat: beat{Node: cfg.Name, Session: session, Since: time.Now().UTC().Round(0)}},
+		self: &node{beat: beat{
+			Node: cfg.Name, Session: session, Since: time.Now().UTC().Round(0), Member: cfg.NATS == "" && cfg.Role == Member,
+		}},
 		view: view{
 			nodes:    map[string]*node{},
 			channels: map[string]*channel{},
+			members:  len(cfg.Join),
 			heard:    time.Now(),
 			changed:  make(chan struct{}),
 		},

@@ -4,6 +4,7 @@ package cluster
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -427,6 +428,91 @@ func TestBeatsLost(t *testing.T) {
 		time.Sleep(2 * assertEvery)
 		if isLost(first) == isLost(second) || written.Load() > 4 {
 			t.Errorf("a has lost it: %v, b has lost it: %v, after %d claims", isLost(first), isLost(second), written.Load())
+		}
+	})
+}
+
+// island is the directory of a member that hears itself over its own server while a partition
+// keeps it from the others.
+type island struct {
+	Directory
+	name string
+	*sea
+}
+
+// sea is what an island is cut off from, unless it is bridged.
+type sea struct{ directory, messages atomic.Bool }
+
+func (i island) Claim(ctx context.Context, r Record, over uint64) (uint64, error) {
+	if !i.directory.Load() {
+		return 0, errCut
+	}
+	return i.Directory.Claim(ctx, r, over)
+}
+
+func (i island) Tell(to string, message []byte) error {
+	if !i.messages.Load() {
+		to = i.name
+	}
+	return i.Directory.Tell(to, message)
+}
+
+func (i island) Watch(ctx context.Context, w Watcher) error {
+	return i.Directory.Watch(ctx, islander{w, i})
+}
+
+// islander is told what reaches the island.
+type islander struct {
+	Watcher
+	island
+}
+
+func (i islander) Message(b []byte) {
+	var m message
+	if i.messages.Load() || json.Unmarshal(b, &m) == nil && m.Beat.Node == i.name {
+		i.Watcher.Message(b)
+	}
+}
+
+// The smaller side of a partition does not take a name from the greater, even if it can write the
+// directory before it hears the others again.
+func TestT61_MajorityKeeps(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := newMemoryEngine()
+		between := &sea{}
+		between.directory.Store(true)
+		between.messages.Store(true)
+		start := func(name string) *Cluster {
+			cfg := DefaultConfig()
+			cfg.Name, cfg.Join = name, []string{"a", "b", "c"}
+			dir := e.directory(name)
+			if name == "a" {
+				dir = island{dir, name, between}
+			}
+			c, err := Over(dir, cfg, hclog.NewNullLogger(), prometheus.NewRegistry())
+			if err != nil {
+				t.Fatal(err)
+			}
+			serve(t, c)
+			return c
+		}
+		a, b, c := start("a"), start("b"), start("c")
+		kept := claim(t, b, "show", false)
+		eventually(t, slow, "a knows", owns(a, "show", "b"))
+		between.directory.Store(false)
+		between.messages.Store(false)
+		eventually(t, slow, "b is dead for a", sees(a, b, Dead))
+		time.Sleep(2 * deadAfter)
+		taken := claim(t, a, "show", false)
+		between.directory.Store(true)
+		time.Sleep(2 * assertEvery)
+		if isLost(taken) || isLost(kept) {
+			t.Fatal("a node that cannot hear the others has decided")
+		}
+		between.messages.Store(true)
+		eventually(t, slow, "a steps down", func() bool { return isLost(taken) })
+		if isLost(kept) || owner(c, "show") != "b" {
+			t.Error("the smaller side has the name")
 		}
 	})
 }

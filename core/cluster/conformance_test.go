@@ -133,7 +133,7 @@ type observer struct {
 	snapshots int
 }
 
-func (o *observer) Snapshot(all []Record) {
+func (o *observer) Snapshot(all []Record, _ bool) bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.snapshots++
@@ -141,6 +141,7 @@ func (o *observer) Snapshot(all []Record) {
 	for _, r := range all {
 		o.records[r.Key] = r
 	}
+	return true
 }
 
 func (o *observer) Update(r Record) {

@@ -32,8 +32,9 @@ type Directory interface {
 // A Watcher is told what happens in a directory, by one goroutine.
 type Watcher interface {
 	// Snapshot is all that the directory has, in place of whatever was told before. It
-	// comes first, and whenever something may have been missed.
-	Snapshot(all []Record)
+	// comes first, and whenever something may have been missed. When some of it is older than what was told
+	// before, it is taken only if it is sure; else Snapshot reports false.
+	Snapshot(all []Record, sure bool) bool
 	// Update is a change of one record. One without a Session has been removed.
 	// A change that is older than what is known of the key is to be ignored.
 	Update(r Record)

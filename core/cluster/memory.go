@@ -200,7 +200,7 @@ func (n *MemoryNode) Watch(ctx context.Context, w Watcher) error {
 			for _, r := range n.m.records {
 				all = append(all, r)
 			}
-			queue = []func(Watcher){func(w Watcher) { w.Snapshot(all) }}
+			queue = []func(Watcher){func(w Watcher) { w.Snapshot(all, true) }}
 		}
 		n.m.mu.Unlock()
 		for _, f := range queue {

@@ -19,6 +19,7 @@ type message struct {
 	Beat     *beat     `json:"beat,omitempty"`
 	Question *question `json:"question,omitempty"`
 	Answer   *answer   `json:"answer,omitempty"`
+	Taken    *taken    `json:"taken,omitempty"`
 }
 
 // beat is what a node tells of itself four times a second.
@@ -30,6 +31,7 @@ type beat struct {
 	Repeater string    `json:"repeater,omitempty"`
 	RTMP     string    `json:"rtmp,omitempty"`
 	HTTP     string    `json:"http,omitempty"`
+	Member   bool      `json:"member,omitempty"`
 	Draining bool      `json:"draining,omitempty"`
 	Gone     bool      `json:"gone,omitempty"` // the last beat of the session
 }
@@ -38,6 +40,14 @@ type beat struct {
 func (b beat) differs(o beat) bool {
 	b.Load, b.Since = o.Load, o.Since
 	return b != o
+}
+
+// taken is what a node tells one that was dead when it took a name from it: the record, as it
+// stands in the directory.
+type taken struct {
+	Key      string `json:"key"`
+	Record   []byte `json:"record"`
+	Revision uint64 `json:"revision"`
 }
 
 type question struct {
@@ -91,6 +101,13 @@ func (c *Cluster) Message(b []byte) {
 		case c.asked[m.Answer.ID] <- *m.Answer:
 		default: // nobody waits for it any more
 		}
+	case m.Taken != nil:
+		r, err := decodeRecord(m.Taken.Key, m.Taken.Record, m.Taken.Revision, false)
+		if err != nil {
+			c.metrics.refused.Inc()
+			return
+		}
+		c.Update(r)
 	default:
 		c.metrics.refused.Inc()
 	}
@@ -112,9 +129,23 @@ func (c *Cluster) hears(b beat) {
 		c.twin = true
 		c.log.Error("another mediad has the name of this node: give each a name of its own", "name", c.name)
 	}
+	if n, ok := c.nodes[b.Node]; ok && n.Session == b.Session && n.shown == Dead {
+		c.confront(b.Node, b.Session)
+	}
 	if c.beats(b, now) {
 		c.look(now)
 		c.notify()
+	}
+}
+
+// confront tells a node that was dead and is heard again which names this one has taken from it: the directory
+// would tell it too, but later. The caller holds mu.
+func (c *Cluster) confront(node, session string) {
+	for name, claim := range c.claims {
+		r := c.known(Key{Channel: name}).Record
+		if claim.over == session && r.Session == c.session {
+			c.tell(node, message{Taken: &taken{r.Key.encode(), r.encode(), r.Revision}})
+		}
 	}
 }
 

@@ -1,7 +1,7 @@
 // The directory over NATS: one bucket of JetStream KV in memory, on three servers
 // where there are as many. Its changes are followed by a plain subscription to what the
 // bucket republishes, since a consumer would die with the server that it is on; whenever
-// one may have been missed, the whole bucket is read.
+// one may have been missed, the whole bucket is read, from its leader.
 
 package cluster
 
@@ -10,6 +10,8 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -29,6 +31,7 @@ const (
 
 	unseenAfter = 700 * time.Millisecond // a change that the directory has and that didn't come
 	probeEvery  = 10 * time.Second
+	askLimit    = time.Second // nobody answers what is asked while there is no leader, later neither
 	readLimit   = 5 * time.Second
 )
 
@@ -157,26 +160,39 @@ func nodeSubject(node string) string { return toNode + base64url.EncodeToString(
 
 // Watch implements Directory.
 func (d *natsDirectory) Watch(ctx context.Context, w Watcher) error {
-	var embedded *server
+	var home *server
 	var failed <-chan error
 	if d.cfg.NATS == "" && d.cfg.Role == Member {
 		var err error
-		if embedded, err = startServer(d.cfg, d.tls, d.log); err != nil {
+		if home, err = startServer(d.cfg, d.tls, d.log); err != nil {
 			return err
 		}
-		defer embedded.stop()
-		failed = embedded.failed
+		defer home.stop()
+		failed = home.failed
 	}
+	err := d.watch(ctx, w, home, failed)
+	for errors.Is(err, errStoodStill) {
+		// The server in this process has stood still as well, and it takes a second or more until the
+		// others talk to it again: from now on this member is a client of theirs.
+		err = d.watch(ctx, w, nil, failed)
+	}
+	return err
+}
+
+// watch is Watch over one connection: to home, or to any server that the settings name. When a member with
+// others finds that its process was stopped, the error is errStoodStill.
+func (d *natsDirectory) watch(ctx context.Context, w Watcher, home *server, failed <-chan error) error {
 	f := &follower{
 		d:           d,
 		w:           w,
+		failed:      failed,
 		reconnected: make(chan struct{}, 1),
 		reads:       make(chan reading, 1),
 		whole:       true,
 	}
 	// Many changes may come while a snapshot is applied; when there are more, the gap is noticed.
 	messages := make(chan *nats.Msg, 1<<16)
-	conn, err := d.connect(embedded, f.reconnected)
+	conn, err := d.connect(home, f.reconnected)
 	if err != nil {
 		return err
 	}
@@ -197,15 +213,23 @@ func (d *natsDirectory) Watch(ctx context.Context, w Watcher) error {
 	d.mu.Lock()
 	d.conn = conn
 	d.mu.Unlock()
-	return f.follow(ctx, messages, failed)
+	return f.follow(ctx, messages)
 }
+
+var errStoodStill = errors.New("this process stood still")
 
 // connect returns at once; the connection is made in the background, and made again as often
 // as it is lost.
-func (d *natsDirectory) connect(embedded *server, connected chan<- struct{}) (*nats.Conn, error) {
+func (d *natsDirectory) connect(home *server, connected chan<- struct{}) (*nats.Conn, error) {
 	var last string // error; the handlers are called one after another
+	leave := home == nil // this node's own server for another one, once
 	again := func(conn *nats.Conn) {
 		last = ""
+		if leave && conn.ConnectedServerName() == d.cfg.Name {
+			leave = false
+			_ = conn.ForceReconnect()
+			return
+		}
 		d.log.Info("connected to the directory", "server", conn.ConnectedServerName())
 		wake(connected)
 	}
@@ -239,9 +263,9 @@ func (d *natsDirectory) connect(embedded *server, connected chan<- struct{}) (*n
 			opts = append(opts, nats.UserInfo(user, d.cfg.Secret))
 		}
 	}
-	if embedded != nil {
+	if home != nil {
 		servers = ""
-		opts = append(opts, nats.InProcessServer(embedded))
+		opts = append(opts, nats.InProcessServer(home))
 	} else if d.tls != nil {
 		opts = append(opts, nats.Secure(d.tls.Clone()))
 	}
@@ -257,14 +281,16 @@ type follower struct {
 	js jetstream.JetStream
 	w  Watcher
 
+	failed      <-chan error // by the server in this process
 	reconnected chan struct{}
 	reads       chan reading
 	background  sync.WaitGroup
 	busy        bool      // the bucket is being read
 	whole       bool      // all of it has to be, whatever its last change is
-	next        time.Time // when it is looked at next
+	next        time.Time // when it is looked at whatever happens
+	soonest     time.Time // before which it isn't
+	strange     time.Time // since when it seems to have less than before; zero while it does not
 	recent      []Record  // what has come since the reading began
-	doubted     uint64    // a last change that was in no reading
 	last        string    // the error that was logged
 }
 
@@ -273,24 +299,25 @@ type reading struct {
 	bucket  jetstream.KeyValue
 	last    uint64   // the change that came last before it was read
 	whole   bool     // all was read, because it had to be or last was not what was seen
-	records []Record // then
+	records []Record // then or later
 	newest  uint64   // of their revisions
 	err     error
 }
 
 // follow tells the watcher what happens until ctx ends.
-func (f *follower) follow(ctx context.Context, messages <-chan *nats.Msg, failed <-chan error) error {
+func (f *follower) follow(ctx context.Context, messages <-chan *nats.Msg) error {
 	defer f.background.Wait()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	const checkEvery = 100 * time.Millisecond
 	tick := time.NewTicker(checkEvery)
 	defer tick.Stop()
+	at := time.Now()
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
-		case err := <-failed:
+		case err := <-f.failed:
 			return err
 		case m := <-messages:
 			f.take(m)
@@ -300,12 +327,19 @@ func (f *follower) follow(ctx context.Context, messages <-chan *nats.Msg, failed
 		case r := <-f.reads:
 			f.took(r)
 		case <-tick.C:
-			if f.due(time.Now()) {
+			now := time.Now()
+			if f.failed != nil && len(f.d.cfg.Join) > 1 && wall(now).Sub(wall(at)) > deadAfter {
+				return errStoodStill
+			}
+			if at = now; f.due(now) {
 				f.look(ctx)
 			}
 		}
 	}
 }
+
+// wall is t without its monotonic reading, which may have stood still too.
+func wall(t time.Time) time.Time { return t.Round(0) }
 
 // take hands on a message or a change.
 func (f *follower) take(m *nats.Msg) {
@@ -350,7 +384,7 @@ func (f *follower) due(now time.Time) bool {
 	if f.d.awaited > f.d.seen && now.Sub(f.d.since) > unseenAfter {
 		f.whole = true
 	}
-	return !f.busy && (f.whole || f.d.doubt || now.After(f.next)) && (f.last == "" || now.After(f.next))
+	return !f.busy && (f.whole || f.d.doubt || now.After(f.next)) && now.After(f.soonest)
 }
 
 // look has the bucket read in the background.
@@ -371,7 +405,7 @@ func (f *follower) look(ctx context.Context) {
 func (f *follower) read(ctx context.Context, seen uint64, whole bool) (r reading) {
 	ctx, cancel := context.WithTimeout(ctx, readLimit)
 	defer cancel()
-	stream, err := f.js.Stream(ctx, "KV_"+bucketName)
+	stream, err := f.find(ctx)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
 		stream, err = f.create(ctx)
 	}
@@ -382,29 +416,60 @@ func (f *follower) read(ctx context.Context, seen uint64, whole bool) (r reading
 	if r.bucket, r.err = f.js.KeyValue(ctx, bucketName); r.err != nil || !whole && r.last == seen {
 		return r
 	}
-	all, err := r.bucket.WatchAll(ctx)
-	if err != nil {
-		return reading{err: err}
-	}
-	defer func() { _ = all.Stop() }() // the server forgets it by itself if it cannot be told
 	r.whole = true
-	for {
-		select {
-		case e, ok := <-all.Updates():
-			switch {
-			case !ok:
-				return reading{err: errors.New("the reading of the directory broke off")}
-			case e == nil:
-				return r
-			}
-			r.newest = max(r.newest, e.Revision())
-			if record, err := decodeRecord(e.Key(), e.Value(), e.Revision(), e.Operation() != jetstream.KeyValuePut); err == nil {
-				r.records = append(r.records, record)
-			}
-		case <-ctx.Done():
-			return reading{err: fmt.Errorf("the reading of the directory: %w", ctx.Err())}
+	info, err := stream.Info(ctx, jetstream.WithSubjectFilter(bucketKeys+">"))
+	if err != nil {
+		return reading{err: fmt.Errorf("the list of the directory: %w", err)}
+	}
+	r.last = info.State.LastSeq
+	r.records, r.err = readAll(ctx, stream, slices.Collect(maps.Keys(info.State.Subjects)))
+	for _, record := range r.records {
+		r.newest = max(r.newest, record.Revision)
+	}
+	return r
+}
+
+// readAll asks the bucket's leader for each record. A consumer would be quicker, but has to be made
+// by a leader of its own, and may be given a replica that lags behind.
+func readAll(ctx context.Context, stream jetstream.Stream, subjects []string) ([]Record, error) {
+	const atOnce = 128
+	parts := slices.Collect(slices.Chunk(subjects, max(1, (len(subjects)+atOnce-1)/atOnce)))
+	records, errs := make([][]Record, len(parts)), make([]error, len(parts))
+	var reading sync.WaitGroup
+	for i, part := range parts {
+		reading.Go(func() { records[i], errs[i] = readPart(ctx, stream, part) })
+	}
+	reading.Wait()
+	if i := slices.IndexFunc(errs, func(err error) bool { return err != nil }); i >= 0 {
+		return nil, errs[i]
+	}
+	return slices.Concat(records...), nil
+}
+
+// readPart reads one record after the other. What cannot be read as one is no record.
+func readPart(ctx context.Context, stream jetstream.Stream, subjects []string) ([]Record, error) {
+	var records []Record
+	for _, subject := range subjects {
+		m, err := stream.GetLastMsgForSubject(ctx, subject)
+		if errors.Is(err, jetstream.ErrMsgNotFound) {
+			continue // the mark of a removal, which has ended since
+		}
+		if err != nil {
+			return nil, fmt.Errorf("the reading of the directory: %w", err)
+		}
+		key := strings.TrimPrefix(subject, bucketKeys)
+		if r, err := decodeRecord(key, m.Data, m.Sequence, m.Header.Get("KV-Operation") != ""); err == nil {
+			records = append(records, r)
 		}
 	}
+	return records, nil
+}
+
+// find asks for the bucket.
+func (f *follower) find(ctx context.Context) (jetstream.Stream, error) {
+	ctx, cancel := context.WithTimeout(ctx, askLimit)
+	defer cancel()
+	return f.js.Stream(ctx, "KV_"+bucketName)
 }
 
 // create makes the bucket: on three servers if there are as many.
@@ -443,38 +508,63 @@ func (f *follower) took(r reading) {
 	recent := f.recent
 	f.recent = nil
 	now := time.Now()
+	const retry = 250 * time.Millisecond
 	if r.err != nil {
-		const retry = 500 * time.Millisecond
-		f.whole, f.next = true, now.Add(retry)
+		f.whole, f.soonest = true, now.Add(retry)
 		f.complain(r.err)
 		return
 	}
-	f.next, f.last = now.Add(probeEvery), ""
+	f.last, f.next = "", now.Add(probeEvery)
+	refresh(r.records, recent)
+	if r.whole && !f.believe(r, now) {
+		f.whole, f.soonest = true, now.Add(retry)
+	}
 	f.d.mu.Lock()
 	f.d.bucket = r.bucket
-	if r.whole {
-		f.d.seen, f.d.awaited = r.last, 0
-		// The last change is missing from what a lagging replica tells, but also when it was the mark
-		// of a removal and has ended: it is read once more.
-		if r.newest < r.last && f.doubted != r.last {
-			f.doubted = r.last
-			f.d.seen = r.newest
-			f.d.await(r.last)
-		}
-	}
 	seen := f.d.seen
 	f.d.mu.Unlock()
-	if r.whole {
-		f.w.Snapshot(r.records)
-	}
 	for _, record := range recent {
 		if record.Session != "" || record.Channel != "" {
-			f.w.Update(record) // again, since a snapshot may be older
+			f.w.Update(record) // again, since a snapshot may not have it
 		}
 		if record.Revision > seen {
 			f.follows(record.Revision)
 		}
 	}
+}
+
+// refresh puts what has come meanwhile in the place of what was read.
+func refresh(records, recent []Record) {
+	newer := map[Key]Record{}
+	for _, r := range recent {
+		newer[r.Key] = r
+	}
+	for i, r := range records {
+		if n, ok := newer[r.Key]; ok && n.Revision > r.Revision {
+			records[i] = n
+		}
+	}
+}
+
+// believe hands on all that was read, and reports false if it does not. The bucket may have less than before since it
+// was lost, but also for a moment after its leader stood still and goes on, not knowing yet that there
+// is another: only what stays so is believed.
+func (f *follower) believe(r reading, now time.Time) bool {
+	sure := !f.strange.IsZero() && now.Sub(f.strange) > deadAfter
+	f.d.mu.Lock()
+	back := f.d.seen > 0 && (r.last < f.d.seen || r.newest < r.last)
+	f.d.mu.Unlock()
+	if !sure && back || !f.w.Snapshot(r.records, sure) {
+		if f.strange.IsZero() {
+			f.strange = now
+		}
+		return false
+	}
+	f.strange = time.Time{}
+	f.d.mu.Lock()
+	defer f.d.mu.Unlock()
+	f.d.seen, f.d.awaited = r.last, 0
+	return true
 }
 
 // complain logs an error that is not the same as the last.

@@ -5,6 +5,7 @@ package cluster
 
 import (
 	"iter"
+	"slices"
 	"time"
 )
 
@@ -47,11 +48,14 @@ type view struct {
 	channels map[string]*channel
 	changed  chan struct{} // closed and replaced when a node or a channel changes
 
-	// hearing is whether this node's own beats come back, heard when the last
-	// did, and resumed since when they do without a break. While they don't,
-	// nothing can be said about the others: time stands still for them.
-	hearing        bool
-	heard, resumed time.Time
+	// hearing is whether this node's own beats come back, and heard when the last did. While
+	// they don't, nothing can be said about the others: time stands still for them.
+	hearing bool
+	heard   time.Time
+	// members is how many nodes carry the directory, 0 when none of them does, and resumed since when
+	// most of them and this node can be heard without a break.
+	members int
+	resumed time.Time
 }
 
 // notify tells those who wait for a change.
@@ -102,6 +106,7 @@ func (v *view) mention(name string, now time.Time) *node {
 // it than it was.
 func (v *view) beats(b beat, now time.Time) (changed bool) {
 	n := v.mention(b.Node, now)
+	alone := b.Member && !v.majority(now)
 	switch {
 	case b.Gone && n.Session != b.Session:
 		return false // of a session that another has followed
@@ -110,7 +115,22 @@ func (v *view) beats(b beat, now time.Time) (changed bool) {
 	}
 	changed = changed || n.differs(b)
 	n.beat, n.seen = b, now
+	if alone && v.majority(now) {
+		v.resumed = now
+	}
 	return changed
+}
+
+// majority says that most members have been heard of late. The others may live and not be
+// heard, on the greater side of a broken network: what they have is not this node's to take.
+func (v *view) majority(now time.Time) bool {
+	heard := 0
+	for _, n := range v.nodes {
+		if n.Member && v.state(n, now) != Dead {
+			heard++
+		}
+	}
+	return v.members < 2 || 2*heard > v.members
 }
 
 // state is how n stands now.
@@ -138,7 +158,8 @@ const (
 
 func (v *view) stands(r Record, now time.Time) standing {
 	n := v.mention(r.Node, now)
-	heard := n.Session != "" && n.seen.After(v.resumed)
+	silent := now.Sub(n.seen) >= deadAfter
+	heard := n.Session != "" && n.seen.After(v.resumed) && !silent
 	e := v.known(r.Key)
 	if e.Revision != r.Revision {
 		e = entry{at: now}
@@ -151,7 +172,7 @@ func (v *view) stands(r Record, now time.Time) standing {
 		return ended
 	case now.Sub(e.written) < deadAfter:
 		return living // who writes lives, even if its beats are lost
-	case now.Sub(n.seen) >= deadAfter && now.Sub(v.resumed) >= deadAfter && (n.Session == r.Session || old):
+	case silent && now.Sub(v.resumed) >= deadAfter && v.majority(now) && (n.Session == r.Session || old):
 		return ended // and did not come back while this node was deaf
 	case heard && n.Session == r.Session:
 		return living
@@ -233,12 +254,21 @@ func (v *view) records() iter.Seq[Record] {
 	}
 }
 
+// older reports whether some of a snapshot is older than what is known.
+func (v *view) older(all []Record) bool {
+	return slices.ContainsFunc(all, func(r Record) bool { return r.Revision < v.known(r.Key).Revision })
+}
+
 // replace takes a snapshot. What it lacks has been removed.
 func (v *view) replace(all []Record, now time.Time) {
 	old := v.channels
 	v.channels = make(map[string]*channel, len(all))
 	for _, r := range all {
-		v.know(r, now)
+		if ch, ok := old[r.Channel]; ok && ch.get(r.Key).Revision == r.Revision && ch.get(r.Key).says(r) {
+			v.channel(r.Channel).put(ch.get(r.Key))
+		} else {
+			v.know(r, now)
+		}
 	}
 	for name, ch := range old {
 		was := ch.owner

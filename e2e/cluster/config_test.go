@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/mediad/mediad/core/cluster"
 	"github.com/mediad/mediad/pipeline/api"
@@ -96,6 +97,18 @@ func (n *node) sees(others ...*node) {
 			}
 		}
 		return nil
+	})
+}
+
+// misses waits until the node takes another for dead, and returns how long that took.
+func (n *node) misses(other *node) time.Duration {
+	n.t.Helper()
+	return eventually(n.t, other.name+" is gone for "+n.name, func() error {
+		state, err := n.state(other)
+		if err == nil && state != cluster.Dead {
+			err = fmt.Errorf("it is %q", state)
+		}
+		return err
 	})
 }
 

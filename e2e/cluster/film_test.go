@@ -49,6 +49,38 @@ func shoot(t *testing.T, path string, frames, size int) int64 {
 	return info.Size()
 }
 
+// recorded checks that a file has frames of one publisher and of no other, at least so many without a gap.
+func recorded(path string, by byte, least int) error {
+	p, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	const fileHead, tagHead, tagEnd = 13, 11, 4
+	frames := 0
+	for p = p[min(fileHead, len(p)):]; len(p) > tagHead; {
+		size := int(p[1])<<16 | int(p[2])<<8 | int(p[3])
+		if len(p) < tagHead+size+tagEnd {
+			return fmt.Errorf("%s: ends in the middle of a tag", path)
+		}
+		m := rtmp.Message{Kind: rtmp.KindMedia, Track: media.Track(p[0]), Body: p[tagHead : tagHead+size]}
+		p = p[tagHead+size+tagEnd:]
+		f, ok, err := read(m)
+		switch {
+		case err != nil:
+			return fmt.Errorf("%s: %w", path, err)
+		case !ok:
+		case f.by != by || f.n != frames:
+			return fmt.Errorf("%s: frame %c%d in the place of %c%d", path, f.by, f.n, by, frames)
+		default:
+			frames++
+		}
+	}
+	if frames < least {
+		return fmt.Errorf("%s: has %d frames, want at least %d", path, frames, least)
+	}
+	return nil
+}
+
 // download plays a film to its end as fast as it goes and checks each frame.
 func (n *node) download(name string, frames int) error {
 	ctx, cancel := context.WithTimeout(n.t.Context(), time.Minute)

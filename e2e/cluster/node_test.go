@@ -98,6 +98,7 @@ func (n *node) stop() {
 		return
 	}
 	_ = n.cmd.Process.Signal(syscall.SIGTERM)
+	n.thaw() // if the test has failed before
 	select {
 	case <-n.exited:
 		if n.err != nil {
