@@ -43,7 +43,7 @@ func (d *daemon) bindTo(ctx context.Context, on map[string]net.Listener) error {
 		{"rtmp", to.RTMP, nil},
 		{"rtmps", to.RTMPS, []string{}},
 		{"http", to.HTTP, nil},
-		{"https", to.HTTPS, []string{"http/1.1"}}, // connections are taken over to write media
+		{"https", to.HTTPS, []string{"h2", "http/1.1"}},
 	} {
 		if a.addr == "" {
 			continue

@@ -6,6 +6,7 @@ package web
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -207,7 +208,7 @@ func (c *channel) current(ctx context.Context, wait time.Duration) (*muxer, erro
 		}
 		c.mu.Unlock()
 		if !running {
-			return nil, err
+			return nil, cmp.Or(err, media.ErrUnavailable) // without one, it was dropped
 		}
 		select {
 		case <-begun:
@@ -315,6 +316,9 @@ func (c *channel) feedMuxer(ctx context.Context, source media.Source, batches []
 			c.muxers = c.muxers[1:]
 		}
 		c.muxers = append(c.muxers, m)
+		if c.clients == nil { // the channel was dropped meanwhile
+			m.close()
+		}
 	})
 	c.app.work.Go(m.follow)
 	defer m.finish()

@@ -85,7 +85,7 @@ func (a *app) watch(w http.ResponseWriter, r *http.Request, req stream.Request, 
 	if v.wire == nil {
 		return err
 	}
-	if p, ok := v.wire.(*response); ok && !p.whole {
+	if p, ok := v.wire.(*response); ok && !p.whole.Load() {
 		panic(http.ErrAbortHandler) // or net/http would end it as if it were whole
 	}
 	v.wire.shut()

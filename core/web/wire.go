@@ -169,7 +169,7 @@ type response struct {
 	*paced
 	left   context.Context // ends when the client has left
 	cancel context.CancelFunc
-	whole  bool
+	whole  atomic.Bool
 }
 
 func newResponse(w http.ResponseWriter, r *http.Request, timeout time.Duration, bytes prometheus.Counter) *response {
@@ -185,19 +185,24 @@ func (p *response) write(pieces [][]byte) error {
 	if _, err := nowait.WriteJoined(p.paced, pieces); err != nil {
 		return err
 	}
-	return p.control.Flush()
+	if err := p.control.Flush(); err != nil {
+		return err
+	}
+	return p.control.SetWriteDeadline(time.Time{}) // until there is more, which may be long
 }
 
 func (p *response) wait() { <-p.left.Done() }
 
 func (p *response) end() error {
-	p.whole = true
+	p.whole.Store(true)
 	return nil
 }
 
 func (p *response) shut() {
 	p.cancel()
-	_ = p.control.SetWriteDeadline(time.Unix(1, 0))
+	if !p.whole.Load() { // else HTTP/2 would break off what is only to be ended
+		_ = p.control.SetWriteDeadline(time.Unix(1, 0))
+	}
 }
 
 // A paced is a ResponseWriter with a deadline for each nowait.MaxWrite bytes.
@@ -230,6 +235,8 @@ func (p *paced) Write(b []byte) (int, error) {
 			return n, err
 		}
 	}
+	// HTTP/2 ends a response whose deadline passes, though nothing is being written.
+	_ = p.control.SetWriteDeadline(time.Now().Add(maxNext + p.timeout))
 	return n, nil
 }
 

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
@@ -139,6 +140,51 @@ func TestPrompt(t *testing.T) {
 	for _, r := range []*http.Request{{ProtoMajor: 2}, {ProtoMajor: 1, TLS: new(tls.ConnectionState)}} {
 		if _, is := (&viewer{encoder: &flvEncoder{}}).of(r).(stream.Prompt); is {
 			t.Errorf("%+v", r)
+		}
+	}
+}
+
+// TestHTTP2 plays over HTTP/2, where the connection is not one viewer's: also after a pause that
+// is longer than a write may take, and such that the end is told from a failure.
+func TestHTTP2(t *testing.T) {
+	film := sampleFilm(t)
+	const write = 100 * time.Millisecond
+	script := func(v stream.Viewer, r stream.Request) {
+		v.Write(film[:1])
+		time.Sleep(3 * write)
+		if err := v.Write(film[1:]); err != nil {
+			t.Errorf("%s: %v", r.Name, err)
+		}
+		code := "NetStream.Play.Stop"
+		level := "status"
+		if r.Name == "broken" {
+			code, level = "NetStream.Play.Failed", "error"
+		}
+		v.Status(stream.Status{Level: level, Code: code})
+	}
+	s := New(Options{Limits: Limits{Write: write}})
+	if _, err := s.HandleWatch("a", Watch{Forms: []Form{FLV}, NewPlayer: func(v stream.Viewer) stream.Player {
+		return &player{viewer: v, script: script}
+	}}); err != nil {
+		t.Fatal(err)
+	}
+	listener := httptest.NewUnstartedServer(s.Handler())
+	listener.EnableHTTP2 = true
+	listener.StartTLS()
+	defer listener.Close()
+	defer s.Close()
+	for _, name := range []string{"news", "broken"} {
+		resp, err := listener.Client().Get(listener.URL + "/a/" + name + ".flv")
+		if err != nil {
+			t.Fatal(err)
+		}
+		body, err := io.ReadAll(resp.Body)
+		resp.Body.Close()
+		if resp.ProtoMajor != 2 || (err != nil) != (name == "broken") {
+			t.Errorf("%s: %s, %v", name, resp.Proto, err)
+		}
+		if name == "news" {
+			expectFLV(t, body, film)
 		}
 	}
 }
