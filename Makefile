@@ -34,7 +34,7 @@ cluster-test:
 	$(GO) test -parallel 8 -timeout 15m ./e2e/cluster
 
 torture: tools
-	$(GO) run ./torture
+	$(GO) run ./torture -out docs/torture-run.md
 	.ci/fuzz 1m
 
 FOR ?= 1h

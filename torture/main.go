@@ -8,6 +8,7 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -29,12 +30,18 @@ const allVariable = "TORTURE"
 func main() {
 	packages := flag.String("packages", "./...", "the packages whose tests are run, with spaces between them")
 	missing := flag.Bool("missing", true, "fail when a number has no test")
+	out := flag.String("out", "", "a file for the table too")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
 	numbers, err := run(ctx, *packages, os.Stderr)
 	if err == nil {
-		err = report(os.Stdout, numbers, *missing)
+		var table strings.Builder
+		err = report(io.MultiWriter(os.Stdout, &table), numbers, *missing)
+		if *out != "" {
+			text := "# The last torture\n\nMade by `make torture`, " + time.Now().Format(time.DateTime) + "; see torture.md.\n\n" + table.String()
+			err = errors.Join(err, os.WriteFile(*out, []byte(text), 0o644))
+		}
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"slices"
 	"strings"
 	"sync"
@@ -310,9 +311,11 @@ func TestT35_PluginKilledAtStart(t *testing.T) {
 	if _, err := h.play(t.Context(), "apart/healthy.flv"); !errors.As(err, &refused) || refused.Code != "NetConnection.Connect.InvalidApp" {
 		t.Errorf("who plays from it gets %v", err)
 	}
-	h.unharmed(t)
 	t.Logf("saw: given up after %d starts, /healthz names it, no frame of others missing", len(killed))
-	h.close(t)
+	var exit *exec.ExitError
+	if err := h.leave(t); !errors.As(err, &exit) || exit.ExitCode() != 1 {
+		t.Errorf("the daemon, a stage of which has failed, exits with %v", err)
+	}
 }
 
 func TestT42_DaemonKilled(t *testing.T) {

@@ -50,7 +50,7 @@ func TestTorments_Storage(t *testing.T) {
 	h.plugin(t, failing)
 	h.suffer(t, []ordeal{
 		{55, "DiskFull", diskFull, "no space left", `mediad_writer_disk_errors_total{cause="full"}`, false},
-		{56, "SlowSync", slowSync, "the disk is slow", `mediad_writer_disk_slow_syncs_total{pipeline="broken"}`, false},
+		{56, "SlowSync", slowSync, slowDisk, `mediad_writer_disk_slow_syncs_total{pipeline="broken"}`, false},
 		{56, "WriteFails", diskFails("pwrite64", "10..14"), brokenDisk, `mediad_archiver_lost_frames_total{cause="writer",pipeline="broken"}`, false},
 		{56, "SyncFails", diskFails("fsync", "2"), brokenDisk, `mediad_archiver_lost_frames_total{cause="writer",pipeline="broken"}`, false},
 		{58, "RotationUnderLoad", rotationUnderLoad, "", "", false},
