@@ -42,12 +42,15 @@ soak:
 	$(GO) run ./torture/soak -for $(FOR) -out docs/soak.md
 
 # The race detector needs a C compiler; ffmpeg, rtmpdump and Chromium are the clients that
-# the tests use, and npm gets those that run in a browser; the reader in Python needs gRPC.
+# the tests use, and npm gets those that run in a browser; the reader in Python needs gRPC. What
+# stands in the documents, and what is given to people, is tried with the programs of the rest.
 tools:
-	.ci/install gcc:gcc ffmpeg:ffmpeg ffprobe:ffmpeg ffplay:ffmpeg rtmpdump:rtmpdump pgrep:procps prlimit:util-linux strace:strace \
-		ip:iproute2 nsenter:util-linux curl:curl openssl:openssl ps:procps \
-		chromium:chromium node:nodejs npm:npm nginx:nginx /usr/lib/nginx/modules/ngx_rtmp_module.so:libnginx-mod-rtmp \
-		/usr/lib/python3/dist-packages/grpc:python3-grpcio /usr/lib/python3/dist-packages/google/protobuf:python3-protobuf
+	.ci/install gcc:gcc ffmpeg:ffmpeg ffprobe:ffmpeg ffplay:ffmpeg rtmpdump:rtmpdump pgrep:procps prlimit:util-linux nsenter:util-linux strace:strace \
+		chromium:chromium node:nodejs npm:npm \
+		/usr/lib/python3/dist-packages/grpc:python3-grpcio /usr/lib/python3/dist-packages/google/protobuf:python3-protobuf \
+		ip:iproute2 curl:curl openssl:openssl nginx:nginx /usr/lib/nginx/modules/ngx_rtmp_module.so:libnginx-mod-rtmp \
+		dpkg-deb:dpkg xz:xz-utils /etc/ssl/certs/ca-certificates.crt:ca-certificates qemu-aarch64-static:qemu-user-static buildah:buildah \
+		systemd-analyze:systemd man:man-db mandoc:mandoc zsh:zsh fish:fish /usr/share/bash-completion/bash_completion:bash-completion
 
 $(LINT):
 	mkdir -p .tools
@@ -74,5 +77,5 @@ bench:
 
 .PHONY: dist
 dist:
-	.ci/install dpkg-deb:dpkg xz:xz-utils
+	.ci/install dpkg-deb:dpkg xz:xz-utils /etc/ssl/certs/ca-certificates.crt:ca-certificates
 	dist/build
