@@ -18,7 +18,7 @@ import (
 type settings struct {
 	App     string  `set:"app,required" doc:"application that viewers connect to: rtmp://host/APP/name, http://host/APP/name.flv"`
 	Serve   []Form  `set:"serve" doc:"what it can be watched as: rtmp, flv, hls, mp4"`
-	Latency Latency `set:"latency" doc:"how long live frames may be held back so that several are written at once, which costs less: a duration up to 1s, or auto, that is up to 30ms when there are many viewers"`
+	Latency Latency `set:"latency" doc:"how long live frames may be held back so that several are written at once, which costs less: a duration up to 1s, or auto, that is up to 24ms when there are many viewers"`
 
 	Access access.Settings `set:"access"`
 }
