@@ -20,7 +20,6 @@ import (
 	"maps"
 	"net/http"
 	"net/netip"
-	"net/url"
 	"slices"
 	"strings"
 	"sync"
@@ -295,7 +294,7 @@ func (a *app) request(r *http.Request, name string) stream.Request {
 	remote, _ := netip.ParseAddrPort(r.RemoteAddr)
 	return stream.Request{
 		App: a.name, Name: name, Protocol: string(FLV), Params: q, Remote: remote.Addr().Unmap(),
-		Start: stream.StartAny, Length: -1,
+		Start: stream.StartAny, Length: -1, Redirects: a.server.follows(r),
 	}
 }
 
@@ -334,8 +333,9 @@ func (s *Server) refuse(w http.ResponseWriter, r *http.Request, err error) {
 	case errors.As(err, &refusal) && !errors.Is(err, media.ErrUnavailable):
 		code, text = http.StatusForbidden, refusal.Error()
 	case errors.As(err, &redirect):
-		if u, err := url.Parse(redirect.URL); err == nil && (u.Scheme == "http" || u.Scheme == "https") {
-			http.Redirect(w, r, redirect.URL, http.StatusFound)
+		if there := location(redirect.URL, r); there != "" {
+			w.Header().Set("Cache-Control", "no-store")
+			http.Redirect(w, r, there, http.StatusFound)
 			return
 		}
 		code, text = http.StatusServiceUnavailable, "it is at another server"
