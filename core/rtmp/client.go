@@ -66,6 +66,11 @@ func Dial(ctx context.Context, rawURL string) (*Client, error) {
 	return dialAs(ctx, rawURL, capabilities)
 }
 
+// DialMovable is Dial of a client that can be asked to connect elsewhere.
+func DialMovable(ctx context.Context, rawURL string) (*Client, error) {
+	return dialAs(ctx, rawURL, capabilities|canReconnect)
+}
+
 // dialAs is Dial of a client that has capabilities.
 func dialAs(ctx context.Context, rawURL string, capabilities int) (*Client, error) {
 	u, err := url.Parse(rawURL)

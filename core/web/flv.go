@@ -166,7 +166,7 @@ func appendFileHeader(dst []byte, h *media.Header) []byte {
 // exists answers a HEAD request for what is played as it comes.
 func (a *app) exists(w http.ResponseWriter, r *http.Request, name string) error {
 	if a.Reader != nil {
-		source, err := a.look(r.Context(), name)
+		source, err := a.look(r, name, false)
 		if err != nil {
 			return fmt.Errorf("open %s: %w", name, err)
 		}

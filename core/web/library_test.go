@@ -69,6 +69,7 @@ type library struct {
 	films map[string][]*media.Batch
 	live  bool             // the films are live, and do not end
 	err   map[string]error // of Open
+	away  error            // of Open, for clients that can follow
 	opens int
 }
 
@@ -78,6 +79,9 @@ func (l *library) Open(_ context.Context, req media.OpenRequest) (media.Source, 
 	l.opens++
 	if err := l.err[req.Name]; err != nil {
 		return nil, err
+	}
+	if l.away != nil && req.Redirects {
+		return nil, l.away
 	}
 	film, ok := l.films[req.Name]
 	if !ok || req.LiveOnly && !l.live || req.RecordedOnly && l.live {

@@ -46,18 +46,19 @@ type client struct {
 // maxClients is how many are told from each other.
 const maxClients = 10000
 
-// look opens name, to see what it is. Live media may be waited for.
-func (a *app) look(ctx context.Context, name string) (media.Source, error) {
-	ctx, cancel := context.WithTimeout(ctx, a.server.limits.Wait)
+// look opens name, to see what it is. Live media may be waited for. A client that begins with it may be sent
+// to another node.
+func (a *app) look(r *http.Request, name string, begins bool) (media.Source, error) {
+	ctx, cancel := context.WithTimeout(r.Context(), a.server.limits.Wait)
 	defer cancel()
-	return a.Reader.Open(ctx, media.OpenRequest{Name: name})
+	return a.Reader.Open(ctx, media.OpenRequest{Name: name, Redirects: begins && a.server.follows(r)})
 }
 
 // serveIndex serves the playlist that a player begins with.
 func (a *app) serveIndex(w http.ResponseWriter, r *http.Request, name string) error {
 	c := a.channel(name)
 	if c == nil || !c.alive() {
-		source, err := a.look(r.Context(), name)
+		source, err := a.look(r, name, true)
 		if err != nil {
 			return fmt.Errorf("open %s: %w", name, err)
 		}

@@ -21,7 +21,7 @@ const fragmentSpan = 200 * time.Millisecond
 func (a *app) serveMP4(w http.ResponseWriter, files *counted, r *http.Request, name string) error {
 	w.Header().Set("Content-Type", "video/mp4")
 	if a.Reader != nil {
-		source, err := a.look(r.Context(), name)
+		source, err := a.look(r, name, true)
 		if err != nil {
 			return fmt.Errorf("open %s: %w", name, err)
 		}

@@ -61,7 +61,7 @@ func (a *app) serveSegment(w http.ResponseWriter, r *http.Request, name, file st
 	tag, which, _ := strings.Cut(strings.TrimSuffix(file, segmentSuffix), "-")
 	f := a.server.films.find(filmKey{a, name}, tag)
 	if f == nil { // forgotten, or never known
-		source, err := a.look(r.Context(), name)
+		source, err := a.look(r, name, false)
 		if err != nil {
 			return fmt.Errorf("open %s: %w", name, err)
 		}

@@ -20,7 +20,6 @@ import (
 	"maps"
 	"net/http"
 	"net/netip"
-	"net/url"
 	"slices"
 	"strings"
 	"sync"
@@ -299,7 +298,7 @@ func (a *app) request(r *http.Request, name string) stream.Request {
 	remote, _ := netip.ParseAddrPort(r.RemoteAddr)
 	req := stream.Request{
 		App: a.name, Name: name, Protocol: string(FLV), Params: q, Remote: remote.Addr().Unmap(),
-		Start: stream.StartAny, Length: -1,
+		Start: stream.StartAny, Length: -1, Redirects: a.server.follows(r),
 	}
 	req.Pass = a.server.tickets.Admit(access.Request{Action: access.Play, App: a.name, Name: name, Address: req.Remote, Params: q})
 	return req
@@ -340,8 +339,9 @@ func (s *Server) refuse(w http.ResponseWriter, r *http.Request, err error) {
 	case errors.As(err, &refusal) && !errors.Is(err, media.ErrUnavailable):
 		code, text = http.StatusForbidden, refusal.Error()
 	case errors.As(err, &redirect):
-		if u, err := url.Parse(redirect.URL); err == nil && (u.Scheme == "http" || u.Scheme == "https") {
-			http.Redirect(w, r, redirect.URL, http.StatusFound)
+		if there := location(redirect.URL, r); there != "" {
+			w.Header().Set("Cache-Control", "no-store")
+			http.Redirect(w, r, there, http.StatusFound)
 			return
 		}
 		code, text = http.StatusServiceUnavailable, "it is at another server"

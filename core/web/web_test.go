@@ -49,6 +49,47 @@ func FuzzParse(f *testing.F) {
 	})
 }
 
+// TestFollows sends those away who can follow, and serves all others.
+func TestFollows(t *testing.T) {
+	away := &media.RedirectError{URL: "//10.0.0.2/film"}
+	lib := &library{away: away}
+	base, _, _ := serve(t, Limits{}, lib, func(v stream.Viewer, r stream.Request) {
+		if r.Redirects {
+			_ = v.(stream.Redirector).Redirect(away.URL)
+			return
+		}
+		v.Status(stream.Status{Level: "error", Code: "NetStream.Play.Failed", Err: media.ErrDenied})
+	})
+	client := http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+	port := base[strings.LastIndex(base, ":"):]
+	for _, c := range []struct {
+		agent, path string
+		location    string
+	}{
+		{"Mozilla/5.0 (X11; Linux x86_64)", "/a/film.mp4?key=1", "http://10.0.0.2" + port + "/a/film.mp4?key=1"},
+		{"Lavf/59.27.100", "/a/film/index.m3u8", "http://10.0.0.2" + port + "/a/film/index.m3u8"},
+		{"VLC/3.0.18 LibVLC/3.0.18", "/a/film.flv", "http://10.0.0.2" + port + "/a/film.flv"},
+		{"curl/7.88.1", "/a/film.mp4", ""},
+		{"curl/7.88.1", "/a/film/index.m3u8", ""},
+		{"", "/a/film.flv", ""},
+		{"Lavf/59.27.100", "/a/film/0123456789abcdef-0.m4s", ""}, // has begun here
+	} {
+		r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, base+c.path, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Header.Set("User-Agent", c.agent)
+		resp, err := client.Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if got := resp.Header.Get("Location"); got != c.location || (resp.StatusCode == http.StatusFound) != (c.location != "") {
+			t.Errorf("%s of %q: %s, location %q, want %q", c.path, c.agent, resp.Status, got, c.location)
+		}
+	}
+}
+
 // TestErrors checks what a client is told of what goes wrong.
 func TestErrors(t *testing.T) {
 	lib := &library{err: map[string]error{
