@@ -41,10 +41,10 @@ FOR ?= 1h
 soak:
 	$(GO) run ./torture/soak -for $(FOR) -out docs/soak.md
 
-# The race detector needs a C compiler; ffmpeg, rtmpdump and Chromium are the clients that
+# The race detector needs a C compiler; ffmpeg, rtmpdump, curl and Chromium are the clients that
 # the tests use, and npm gets those that run in a browser; the reader in Python needs gRPC.
 tools:
-	.ci/install gcc:gcc ffmpeg:ffmpeg ffprobe:ffmpeg rtmpdump:rtmpdump pgrep:procps prlimit:util-linux \
+	.ci/install gcc:gcc ffmpeg:ffmpeg ffprobe:ffmpeg rtmpdump:rtmpdump pgrep:procps prlimit:util-linux ip:iproute2 curl:curl \
 		chromium:chromium node:nodejs npm:npm \
 		/usr/lib/python3/dist-packages/grpc:python3-grpcio /usr/lib/python3/dist-packages/google/protobuf:python3-protobuf
 

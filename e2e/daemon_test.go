@@ -30,6 +30,9 @@ func TestMain(m *testing.M) {
 }
 
 func run(m *testing.M) int {
+	if binary = os.Getenv(apartEnv); binary != "" {
+		return m.Run()
+	}
 	dir, err := os.MkdirTemp("", "mediad-e2e-")
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
