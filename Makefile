@@ -41,7 +41,7 @@ FOR ?= 1h
 soak:
 	$(GO) run ./torture/soak -for $(FOR) -out docs/soak.md
 
-# The race detector needs a C compiler; ffmpeg, rtmpdump and Chromium are the clients that
+# The race detector needs a C compiler; ffmpeg, rtmpdump, curl and Chromium are the clients that
 # the tests use, and npm gets those that run in a browser; the reader in Python needs gRPC. What
 # stands in the documents, and what is given to people, is tried with the programs of the rest.
 tools:

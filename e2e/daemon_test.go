@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -15,7 +16,12 @@ import (
 // built is the folder of the daemon, built once with the race detector.
 var built string
 
-func TestMain(m *testing.M) { os.Exit(lab.Main(m, true, &built)) }
+func TestMain(m *testing.M) {
+	if built = os.Getenv(apartEnv); built != "" {
+		os.Exit(m.Run())
+	}
+	os.Exit(lab.Main(m, true, &built))
+}
 
 func binary() string { return filepath.Join(built, "mediad") }
 
@@ -30,6 +36,19 @@ type daemon struct {
 func start(t *testing.T, pipelines string, prepare ...func(*lab.Daemon)) *daemon {
 	t.Helper()
 	return &daemon{lab.Start(t, binary(), "pipelines:\n"+pipelines, prepare...), t}
+}
+
+// edited has the daemon start with another text in its configuration.
+func edited(t *testing.T, old, text string) func(*lab.Daemon) {
+	return func(d *lab.Daemon) {
+		t.Helper()
+		file, err := os.ReadFile(d.Path("pipelines.yaml"))
+		lab.Must(t, err)
+		if !bytes.Contains(file, []byte(old)) {
+			t.Fatalf("%q is not in the configuration", old)
+		}
+		lab.Must(t, os.WriteFile(d.Path("pipelines.yaml"), bytes.ReplaceAll(file, []byte(old), []byte(text)), 0o644))
+	}
 }
 
 // metric returns the sum of all series of a metric.

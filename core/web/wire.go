@@ -87,7 +87,7 @@ func takeOver(w http.ResponseWriter, r *http.Request, timeout time.Duration, byt
 	}
 	if buffered.Reader.Buffered() > 0 { // a pipelined request, which nobody will answer
 		_ = conn.Close()
-		return nil, errors.New("the client has sent more than one request")
+		return nil, fmt.Errorf("%w: the client has sent more than one request", errAnswered)
 	}
 	s := &socket{Writer: nowait.NewWriter(conn, timeout, bytes), conn: conn}
 	head := fmt.Appendf(nil, "HTTP/1.%d 200 OK\r\n", r.ProtoMinor)
@@ -323,8 +323,8 @@ func (w *webSocket) shut() {
 	_ = w.conn.CloseNow()
 }
 
-// errAnswered says that the client has been told of an error.
-var errAnswered = errors.New("the handshake failed")
+// errAnswered says that nothing more can be told the client.
+var errAnswered = errors.New("the connection was not taken over")
 
 func isWebSocket(r *http.Request) bool {
 	return r.Header.Get("Upgrade") != "" && r.Header.Get("Sec-WebSocket-Key") != ""

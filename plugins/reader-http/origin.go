@@ -145,11 +145,16 @@ func (o *origin) dialer(private bool) func(ctx context.Context, network, addr st
 }
 
 // inner are networks besides those that package netip knows as private: this
-// network (RFC 1122), shared address space (RFC 6598), and IPv4 in IPv6 (RFC 6052, 3056, 4380).
+// network (RFC 1122), shared address space (RFC 6598), benchmarks (RFC 2544), site-local (RFC 3879),
+// and IPv4 in IPv6 (RFC 4291, 6052, 8215, 3056, 4380).
 var inner = []netip.Prefix{
 	netip.MustParsePrefix("0.0.0.0/8"),
 	netip.MustParsePrefix("100.64.0.0/10"),
+	netip.MustParsePrefix("198.18.0.0/15"),
+	netip.MustParsePrefix("fec0::/10"),
+	netip.MustParsePrefix("::/96"),
 	netip.MustParsePrefix("64:ff9b::/96"),
+	netip.MustParsePrefix("64:ff9b:1::/48"),
 	netip.MustParsePrefix("2002::/16"),
 	netip.MustParsePrefix("2001::/32"),
 }

@@ -561,6 +561,7 @@ func TestRefusePrivate(t *testing.T) {
 		"10.1.2.3:80": false, "172.16.0.1:80": false, "192.168.1.1:80": false, "100.64.0.1:80": false,
 		"169.254.169.254:80": false, "[fe80::1%eth0]:80": false, "[fd00::1]:80": false, "224.0.0.1:80": false,
 		"255.255.255.255:80": false, "[::ffff:10.0.0.1]:80": false, "[64:ff9b::7f00:1]:80": false, "[2002:7f00:1::]:80": false,
+		"198.18.0.1:80": false, "[fec0::1]:80": false, "[::127.0.0.1]:80": false, "[64:ff9b:1::7f00:1]:80": false,
 	} {
 		if err := refusePrivate("tcp", address, nil); (err == nil) != ok {
 			t.Errorf("%s: %v", address, err)
