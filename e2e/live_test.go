@@ -105,7 +105,7 @@ func TestT51_AudioOnlyAndVideoOnly(t *testing.T) {
 func TestT52_ViewersStayWhilePublisherComesBack(t *testing.T) {
 	t.Parallel()
 	film := film(t, 12, "flv")
-	d := start(t, live)
+	d := start(t, strings.Replace(live, "linger: 2s", "linger: 10s", 1)) // on a busy machine ffmpeg takes its time to start
 	viewer := d.play("live/show", d.Path("viewer.flv"))
 	d.plays(1)
 	first := d.publish(film, "show")

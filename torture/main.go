@@ -59,7 +59,8 @@ type result struct {
 
 // run runs the tests and tells of each number on the way.
 func run(ctx context.Context, packages string, progress io.Writer) (map[int]*result, error) {
-	args := []string{"test", "-json", "-count=1", "-timeout=30m", "-run", `T\d\d_|^TestTorments_`}
+	// One package at a time: some measure times, and several are a load.
+	args := []string{"test", "-json", "-count=1", "-p=1", "-timeout=30m", "-run", `T\d\d_|^TestTorments_`}
 	cmd := exec.CommandContext(ctx, "go", append(args, strings.Fields(packages)...)...)
 	cmd.Env = append(os.Environ(), allVariable+"=all")
 	cmd.Stderr = progress
