@@ -16,10 +16,11 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/mediad/mediad/e2e/machine"
 )
 
 // binary is the daemon, built once with the race detector.
@@ -51,7 +52,7 @@ type daemon struct {
 	dir        string
 	rtmp, http string // addresses
 	cmd        *exec.Cmd
-	log        *log
+	log        *machine.Output
 	exited     chan error
 }
 
@@ -88,7 +89,7 @@ func start(t *testing.T, pipelines string, prepare ...func(*daemon)) *daemon {
 // run starts the process; after stop or kill it may be called again.
 func (d *daemon) run() {
 	d.t.Helper()
-	d.log = &log{}
+	d.log = &machine.Output{}
 	d.cmd = exec.Command(binary, "run")
 	d.cmd.Dir = d.dir
 	d.cmd.Stdout, d.cmd.Stderr = d.log, d.log
@@ -205,24 +206,6 @@ func (d *daemon) onAir(name string) {
 	})
 }
 
-// log keeps what the daemon prints.
-type log struct {
-	mu   sync.Mutex
-	text bytes.Buffer
-}
-
-func (l *log) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.Write(p)
-}
-
-func (l *log) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.String()
-}
-
 // eventually polls until check is content; half a minute is a failure.
 func eventually(t *testing.T, what string, check func() error) {
 	t.Helper()
@@ -254,14 +237,14 @@ type command struct {
 	t    *testing.T
 	name string
 	cmd  *exec.Cmd
-	out  *log
+	out  *machine.Output
 	done chan error
 }
 
 // launch starts a client; it is killed when the test ends.
 func launch(t *testing.T, name string, args ...string) *command {
 	t.Helper()
-	c := &command{t: t, name: name + " " + strings.Join(args, " "), out: &log{}, done: make(chan error, 1)}
+	c := &command{t: t, name: name + " " + strings.Join(args, " "), out: &machine.Output{}, done: make(chan error, 1)}
 	c.cmd = exec.CommandContext(context.WithoutCancel(t.Context()), name, args...)
 	c.cmd.Stdout, c.cmd.Stderr = c.out, c.out
 	if err := c.cmd.Start(); err != nil {

@@ -4,6 +4,7 @@ package machine
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"os"
 	"os/exec"
@@ -24,12 +25,12 @@ type Machine struct {
 // anywhere, is its own; but /tmp is shared, and Go's caches.
 func New(t testing.TB, dir string) *Machine {
 	t.Helper()
-	caches, err := exec.Command("go", "env", "GOCACHE", "GOMODCACHE").Output()
+	caches, err := exec.CommandContext(t.Context(), "go", "env", "GOCACHE", "GOMODCACHE").Output()
 	if err != nil {
 		t.Fatalf("go env: %v", err)
 	}
 	layers := t.TempDir()
-	keep := exec.Command("sh", "-ec", `
+	keep := exec.CommandContext(context.Background(), "sh", "-ec", `
 		mount --make-rprivate /
 		mount -t tmpfs tmpfs "$LAYERS"
 		cd "$LAYERS"
@@ -64,10 +65,10 @@ func New(t testing.TB, dir string) *Machine {
 	return &Machine{dir: dir, init: keep.Process.Pid}
 }
 
-// Command is one of the shell, in a process group of its own.
+// Command is one of the shell, in a process group of its own. It ends with the machine at the latest.
 func (m *Machine) Command(line string) *exec.Cmd {
 	at := fmt.Sprintf("/proc/%d/root", m.init)
-	cmd := exec.Command("nsenter", "-t", fmt.Sprint(m.init), "-n", "-m", "-p", "--root="+at, "--wd="+at+m.dir, "sh", "-c", line)
+	cmd := exec.CommandContext(context.Background(), "nsenter", "-t", fmt.Sprint(m.init), "-n", "-m", "-p", "--root="+at, "--wd="+at+m.dir, "sh", "-c", line)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Env = os.Environ()
 	return cmd
