@@ -48,8 +48,8 @@ func TestDocuments(t *testing.T) {
 type reader struct {
 	t       *testing.T
 	machine *machine.Machine
-	bin     string          // programs that go before the machine's
-	daemon  *machine.Output // of the one that was started last
+	bin     string   // programs that go before the machine's
+	daemon  *lab.Log // of the one that was started last
 }
 
 // watched is ffplay for some seconds and without a screen; it is content when the time of what it plays advances.
@@ -64,7 +64,7 @@ func newReader(t *testing.T) *reader {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := &reader{t: t, machine: machine.New(t, root), bin: t.TempDir(), daemon: &machine.Output{}}
+	r := &reader{t: t, machine: machine.New(t, root), bin: t.TempDir(), daemon: &lab.Log{}}
 	for _, err := range []error{
 		os.WriteFile(filepath.Join(r.bin, "ffplay"), []byte(watched), 0o755),
 		os.Symlink(binary(), filepath.Join(r.bin, "mediad")),

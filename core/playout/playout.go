@@ -64,6 +64,7 @@ type Playout struct {
 
 	frames  prometheus.Counter
 	skipped prometheus.Counter
+	failing map[string]bool // media that were skipped when they were to be played last, which is logged once
 }
 
 // New makes the stage.
@@ -73,6 +74,7 @@ func New(env stage.Env, settings Settings) (*Playout, error) {
 		input:    env.Inputs[0].Reader,
 		output:   env.Output,
 		log:      env.Log,
+		failing:  map[string]bool{},
 		frames:   prometheus.NewCounter(prometheus.CounterOpts{Name: "mediad_playout_frames_total", Help: "Frames played out."}),
 		skipped:  prometheus.NewCounter(prometheus.CounterOpts{Name: "mediad_playout_skipped_total", Help: "Media that could not be opened or read and were skipped."}),
 	}
@@ -81,7 +83,8 @@ func New(env stage.Env, settings Settings) (*Playout, error) {
 
 // Serve plays until ctx ends, or to the end of the list.
 func (p *Playout) Serve(ctx context.Context) error {
-	for {
+	for said := ""; ; {
+		began := time.Now()
 		err := p.broadcast(ctx)
 		if ctx.Err() != nil {
 			return nil
@@ -90,7 +93,10 @@ func (p *Playout) Serve(ctx context.Context) error {
 			<-ctx.Done()
 			return nil
 		}
-		p.log.Warn("playout interrupted, will try again", "channel", p.As, "in", retry, "error", err)
+		if time.Since(began) > retry || err.Error() != said {
+			p.log.Warn("playout interrupted, will try again until it works", "channel", p.As, "every", retry, "error", err)
+			said = err.Error()
+		}
 		if !sleep(ctx, retry) {
 			return nil
 		}
@@ -116,8 +122,11 @@ func (p *Playout) broadcast(ctx context.Context) error {
 			}
 			if err != nil {
 				p.skipped.Inc()
-				p.log.Warn("skipped, going on with the next", "name", name, "error", err)
+				if !p.failing[name] {
+					p.log.Warn("skipped, going on with the next; until it plays again it is only counted", "name", name, "error", err)
+				}
 			}
+			p.failing[name] = err != nil
 		}
 		if !played {
 			return errors.New("nothing in the list could be played")

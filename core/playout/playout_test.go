@@ -1,6 +1,7 @@
 package playout
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -82,10 +83,14 @@ func (c *channel) Close(context.Context) error {
 }
 
 func run(t *testing.T, s Settings, c *channel) string {
+	return runLogged(t, s, c, io.Discard)
+}
+
+func runLogged(t *testing.T, s Settings, c *channel, log io.Writer) string {
 	ctx, cancel := context.WithCancel(t.Context())
 	c.began, c.stop = time.Now(), cancel
 	p, err := New(stage.Env{
-		Log:     hclog.NewNullLogger(),
+		Log:     hclog.New(&hclog.LoggerOptions{Output: log}),
 		Metrics: prometheus.NewRegistry(),
 		Inputs:  []stage.Input{{Reader: library{}}},
 		Output:  c,
@@ -93,9 +98,7 @@ func run(t *testing.T, s Settings, c *channel) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !s.Loop {
-		time.AfterFunc(time.Hour, cancel)
-	}
+	time.AfterFunc(time.Hour, cancel)
 	if err := p.Serve(ctx); err != nil {
 		t.Error(err)
 	}
@@ -127,6 +130,30 @@ func TestEndsWithTheList(t *testing.T) {
 		got := run(t, Settings{Play: []string{"a"}, As: "demo"}, &channel{until: 99})
 		if strings.Count(got, "\n") != 5 || !strings.HasSuffix(got, "close") {
 			t.Errorf("got\n%s", got)
+		}
+	})
+}
+
+// TestLogsOnce: what fails for an hour is logged once, and counted.
+func TestLogsOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for _, test := range []struct {
+			name string
+			play []string
+			c    *channel
+			want map[string]int
+		}{
+			{"nothing is there", []string{"missing"}, &channel{until: 1200}, map[string]int{"skipped": 1, "interrupted": 1}},
+			{"one is missing", []string{"a", "missing"}, &channel{until: 1200}, map[string]int{"skipped": 1}},
+			{"the name is taken", []string{"a"}, &channel{until: 2, busy: 100}, map[string]int{"interrupted": 1}},
+		} {
+			var log bytes.Buffer
+			runLogged(t, Settings{Play: test.play, As: "demo", Loop: true}, test.c, &log)
+			for _, word := range []string{"skipped", "interrupted"} {
+				if got := strings.Count(log.String(), word); got != test.want[word] {
+					t.Errorf("%s: %q is logged %d times, want %d:\n%s", test.name, word, got, test.want[word], &log)
+				}
+			}
 		}
 	})
 }

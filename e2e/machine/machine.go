@@ -3,15 +3,16 @@
 package machine
 
 import (
-	"bytes"
+	"context"
 	"fmt"
 	"os"
 	"os/exec"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/mediad/mediad/e2e/lab"
 )
 
 // A Machine lives as long as the test.
@@ -24,12 +25,12 @@ type Machine struct {
 // anywhere, is its own; but /tmp is shared, and Go's caches.
 func New(t testing.TB, dir string) *Machine {
 	t.Helper()
-	caches, err := exec.Command("go", "env", "GOCACHE", "GOMODCACHE").Output()
+	caches, err := exec.CommandContext(t.Context(), "go", "env", "GOCACHE", "GOMODCACHE").Output()
 	if err != nil {
 		t.Fatalf("go env: %v", err)
 	}
 	layers := t.TempDir()
-	keep := exec.Command("sh", "-ec", `
+	keep := exec.CommandContext(context.Background(), "sh", "-ec", `
 		mount --make-rprivate /
 		mount -t tmpfs tmpfs "$LAYERS"
 		cd "$LAYERS"
@@ -47,7 +48,7 @@ func New(t testing.TB, dir string) *Machine {
 	keep.SysProcAttr = &syscall.SysProcAttr{
 		Cloneflags: syscall.CLONE_NEWNET | syscall.CLONE_NEWNS | syscall.CLONE_NEWPID, Pdeathsig: syscall.SIGKILL,
 	}
-	out := &Output{}
+	out := &lab.Log{}
 	keep.Stdout, keep.Stderr = out, out
 	if err := keep.Start(); err != nil {
 		t.Fatalf("a machine of its own, which needs root: %v", err)
@@ -56,7 +57,7 @@ func New(t testing.TB, dir string) *Machine {
 		_ = keep.Process.Kill() // and with it all that runs there
 		_ = keep.Wait()
 	})
-	for began := time.Now(); out.String() != "up\n"; time.Sleep(10 * time.Millisecond) {
+	for began := time.Now(); out.String() != "up"; time.Sleep(10 * time.Millisecond) {
 		if time.Since(began) > 30*time.Second {
 			t.Fatalf("a machine of its own is not up, it says %q", out)
 		}
@@ -64,19 +65,19 @@ func New(t testing.TB, dir string) *Machine {
 	return &Machine{dir: dir, init: keep.Process.Pid}
 }
 
-// Command is one of the shell, in a process group of its own.
+// Command is one of the shell, in a process group of its own. It ends with the machine at the latest.
 func (m *Machine) Command(line string) *exec.Cmd {
 	at := fmt.Sprintf("/proc/%d/root", m.init)
-	cmd := exec.Command("nsenter", "-t", fmt.Sprint(m.init), "-n", "-m", "-p", "--root="+at, "--wd="+at+m.dir, "sh", "-c", line)
+	cmd := exec.CommandContext(context.Background(), "nsenter", "-t", fmt.Sprint(m.init), "-n", "-m", "-p", "--root="+at, "--wd="+at+m.dir, "sh", "-c", line)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Env = os.Environ()
 	return cmd
 }
 
 // Start starts a command that runs until the test ends, when it has half a minute to do so.
-func (m *Machine) Start(t testing.TB, cmd *exec.Cmd) *Output {
+func (m *Machine) Start(t testing.TB, cmd *exec.Cmd) *lab.Log {
 	t.Helper()
-	out := &Output{}
+	out := &lab.Log{}
 	cmd.Stdout, cmd.Stderr = out, out
 	cmd.WaitDelay = time.Second
 	if err := cmd.Start(); err != nil {
@@ -92,22 +93,4 @@ func (m *Machine) Start(t testing.TB, cmd *exec.Cmd) *Output {
 		}
 	})
 	return out
-}
-
-// Output is what a program has printed. It may be read while that runs.
-type Output struct {
-	mu   sync.Mutex
-	text bytes.Buffer
-}
-
-func (o *Output) Write(p []byte) (int, error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.text.Write(p)
-}
-
-func (o *Output) String() string {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.text.String()
 }
