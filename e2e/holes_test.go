@@ -273,8 +273,13 @@ func apart(t *testing.T) (first bool) {
 	return true
 }
 
-// open lets the daemon listen on all addresses.
-func open(t *testing.T) func(*lab.Daemon) { return edited(t, `"127.0.0.1:`, `":`) }
+// open lets the daemon listen on all addresses, where it gives no profiles.
+func open(t *testing.T) func(*lab.Daemon) {
+	return func(d *lab.Daemon) {
+		edited(t, `"127.0.0.1:`, `":`)(d)
+		edited(t, "pprof: true\n", "")(d)
+	}
+}
 
 // TestHole_OpenAPI asks the API as another machine would, and as a page from elsewhere has a browser do.
 func TestHole_OpenAPI(t *testing.T) {

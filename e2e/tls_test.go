@@ -139,7 +139,7 @@ func TestHTTP2(t *testing.T) {
 			tags <- body
 		}
 	}()
-	curl := lab.Launch(t, "curl", "--http2", "-sk", "--max-time", "4", "-o", d.Path("curl.flv"), "-w", "%{http_version} %{http_code}", url+"/live/show.flv")
+	curl := lab.Launch(t, "curl", "--http2", "-sk", "--max-time", "4", "-o", d.Path("curl.flv"), "-w", "%{http_version} %{http_code}\n", url+"/live/show.flv")
 
 	playlist := regexp.MustCompile(`[0-9a-f]{12}_video1_stream\.m3u8`).FindString(string(get("/live/show/index.m3u8")))
 	if playlist == "" {
