@@ -104,6 +104,11 @@ func (r *reader) run(b page.Block) {
 // start starts what runs until the test ends, and waits until a daemon is healthy.
 func (r *reader) start(c page.Command) {
 	r.t.Helper()
+	if strings.HasPrefix(c.Text, "go run ") { // which compiles for as long as it takes
+		if out, err := r.command("go build -o /dev/null ./cmd/mediad").CombinedOutput(); err != nil {
+			r.t.Fatalf("%s: %v\n%s", c, err, out)
+		}
+	}
 	out := r.machine.Start(r.t, r.command(c.Text))
 	if !strings.Contains(c.Text, "mediad") {
 		return
