@@ -12,6 +12,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"iter"
 	"maps"
 	"os"
 	"os/exec"
@@ -98,7 +99,9 @@ func collect(r io.Reader, progress io.Writer, numbers map[int]*result) (broken [
 		}
 		switch {
 		case e.Action == "output":
-			last[e.Package+e.Test] = append(last[e.Package+e.Test], e.Output)
+			for of := range within(e.Test) {
+				last[e.Package+of] = append(last[e.Package+of], e.Output)
+			}
 		case e.Action == "fail" && e.Test == "" && !failed[e.Package]:
 			broken = append(broken, e.Package+"\n"+strings.Join(last[e.Package], ""))
 		case e.Action == "fail":
@@ -107,6 +110,19 @@ func collect(r io.Reader, progress io.Writer, numbers map[int]*result) (broken [
 		note(e, last[e.Package+e.Test], progress, numbers)
 	}
 	return broken
+}
+
+// within are a test and those that it is a case of.
+func within(test string) iter.Seq[string] {
+	return func(yield func(string) bool) {
+		for yield(test) {
+			at := strings.LastIndexByte(test, '/')
+			if at < 0 {
+				return
+			}
+			test = test[:at]
+		}
+	}
 }
 
 // note puts an event to the numbers that its test carries.

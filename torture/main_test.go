@@ -1,7 +1,6 @@
 package main
 
 import (
-	"io"
 	"slices"
 	"strings"
 	"testing"
@@ -27,16 +26,21 @@ func TestNumbersOf(t *testing.T) {
 
 func TestReport(t *testing.T) {
 	numbers := map[int]*result{}
+	var progress strings.Builder
 	broken := collect(strings.NewReader(`
 {"Action":"output","Package":"p","Test":"TestT01_A","Output":"    x_test.go:1: saw: a thing; \n"}
 {"Action":"pass","Package":"p","Test":"TestT01_A/case","Elapsed":1}
 {"Action":"pass","Package":"p","Test":"TestT01_A","Elapsed":1}
+{"Action":"output","Package":"p","Test":"TestAll/T02_B/case","Output":"    x_test.go:2: wrong\n"}
 {"Action":"fail","Package":"p","Test":"TestAll/T02_B"}
 {"Action":"fail","Package":"p","Test":"TestAll"}
 {"Action":"fail","Package":"p"}
 {"Action":"output","Package":"q","Output":"q does not build\n"}
 {"Action":"fail","Package":"q"}
-`), io.Discard, numbers)
+`), &progress, numbers)
+	if !strings.Contains(progress.String(), "  2 FAILED p TestAll/T02_B\n    x_test.go:2: wrong\n") {
+		t.Errorf("progress: %s", &progress)
+	}
 	if len(broken) != 1 || !strings.Contains(broken[0], "q does not build") {
 		t.Errorf("broken: %q", broken)
 	}
