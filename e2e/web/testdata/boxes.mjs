@@ -44,14 +44,16 @@ for (const segment of segments) {
     if (track.video && !samples[0].is_sync) problems.push(`${segment.uri} does not begin with a keyframe`);
     const last = samples.at(-1);
     const span = (last.dts + last.duration - samples[0].dts) / track.timescale;
-    if (Math.abs(span - segment.duration) > 0.1) problems.push(`${segment.uri} says ${segment.duration} s and has ${span} s of track ${track.id}`);
+    const over = list.endlist && segment === segments.at(-1); // there one track is shorter
+    if (!over && Math.abs(span - segment.duration) > 0.1) problems.push(`${segment.uri} says ${segment.duration} s and has ${span} s of track ${track.id}`);
   });
 }
-for (const track of tracks) {
-  const samples = file.getTrackSamplesInfo(track.id);
-  for (let i = 1; i < samples.length; i++) {
-    const off = (samples[i].dts - samples[i - 1].dts - samples[i - 1].duration) / track.timescale;
-    if (Math.abs(off) > 0.0015) problems.push(`sample ${i} of track ${track.id} comes ${off} s after the end of the one before`);
-  }
+// Each fragment begins where the one before it ends: mp4box.js itself looks at the first alone.
+const ends = {};
+for (const { tfhd, tfdt, truns } of file.moofs.flatMap((moof) => moof.trafs)) {
+  const id = tfhd.track_id;
+  const off = (tfdt.baseMediaDecodeTime - (ends[id] ?? tfdt.baseMediaDecodeTime)) / tracks.find((t) => t.id === id).timescale;
+  if (Math.abs(off) > 0.0015) problems.push(`a fragment of track ${id} comes ${off} s after the end of the one before`);
+  ends[id] = tfdt.baseMediaDecodeTime + truns.flatMap((trun) => trun.sample_duration).reduce((sum, d) => sum + d, 0);
 }
 console.log(JSON.stringify({ codecs: tracks.map((t) => t.codec), samples: seen, problems: problems.slice(0, 10) }));
