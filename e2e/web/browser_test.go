@@ -17,7 +17,7 @@ import (
 )
 
 // packages are what the tests take from npm, in the versions that they were written with.
-var packages = []string{"hls.js@1.7.4", "mpegts.js@1.8.2", "playwright-core@1.65.1", "hls-parser@0.16.1"}
+var packages = []string{"hls.js@1.7.4", "mpegts.js@1.8.2", "playwright-core@1.65.1", "hls-parser@0.16.1", "mp4box@2.4.1"}
 
 // modules installs the packages, once for each machine, and returns where.
 var modules = sync.OnceValues(func() (string, error) {

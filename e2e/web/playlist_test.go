@@ -43,17 +43,46 @@ func validate(t *testing.T, url string) (list, string) {
 	return l, string(text)
 }
 
+// expectBoxes has the segments of a media playlist read by mp4box.js, GPAC's in JavaScript, and checks how
+// many samples they have at least on each track, the codecs of which are named.
+func expectBoxes(t *testing.T, url string, least int, codecs ...string) {
+	t.Helper()
+	out, err := exec.CommandContext(t.Context(), "node", script(t, "boxes.mjs"), url).CombinedOutput()
+	var boxes struct {
+		Codecs, Problems []string
+		Samples          []int
+	}
+	if err == nil {
+		err = json.Unmarshal(out, &boxes)
+	}
+	if err != nil {
+		t.Fatalf("%s: %v\n%s", url, err, out)
+	}
+	if len(boxes.Problems) > 0 {
+		t.Errorf("%s: %s", url, strings.Join(boxes.Problems, "\n"))
+	}
+	if len(boxes.Codecs) != len(codecs) {
+		t.Fatalf("%s has the codecs %q, want %q", url, boxes.Codecs, codecs)
+	}
+	for i, codec := range codecs {
+		if !strings.HasPrefix(boxes.Codecs[i], codec) || boxes.Samples[i] < least {
+			t.Errorf("%s: track %d has %d samples of %s, want %d of %s at least", url, i, boxes.Samples[i], boxes.Codecs[i], least, codec)
+		}
+	}
+}
+
 var playlists = regexp.MustCompile(`[0-9a-f]{12}_[a-z0-9]*_stream\.m3u8`)
 
 func TestPlaylists(t *testing.T) {
 	film(t, "bframes.flv", 12, bframes)
 	film(t, "hevc.mp4", 12, hevc)
 	s := start(t)
-	for _, name := range []string{"bframes", "hevc"} {
+	for name, codecs := range map[string][]string{"bframes": {"avc1.", "mp4a.40.2"}, "hevc": {"hvc1.", "Opus"}} {
 		l, text := validate(t, s.url+"/vod/"+name+"/index.m3u8")
 		if l.Master || !l.Endlist || l.Segments != 3 {
 			t.Errorf("recorded: %+v\n%s", l, text)
 		}
+		expectBoxes(t, s.url+"/vod/"+name+"/index.m3u8", 300, codecs...)
 		p := s.publish(name, name)
 		base := s.url + "/live/" + name + "/"
 		time.Sleep(time.Until(p.began.Add(4 * time.Second))) // of the channel, whose clock is the wall's
@@ -66,6 +95,11 @@ func TestPlaylists(t *testing.T) {
 			t.Fatalf("the tracks are %v", files)
 		}
 		for _, file := range files {
+			codec := codecs[0]
+			if strings.Contains(file, "audio") {
+				codec = codecs[1]
+			}
+			expectBoxes(t, base+file, 75, codec)
 			if l, text := validate(t, base+file); l.Endlist || l.Parts < 5 || l.Segments < 8 {
 				t.Errorf("%s: %+v\n%s", file, l, text)
 			}
