@@ -35,6 +35,7 @@ type live struct {
 	end    context.CancelFunc
 	better chan *upstream // one that is to be the parent
 	hurry  chan struct{}  // holds one when the parent is to be left soon
+	sunk   chan struct{}  // holds one when it has come to be too deep
 
 	mu     sync.Mutex
 	parent *upstream // nil while there is none
@@ -53,7 +54,7 @@ func newLive(r *repeater, req media.OpenRequest, up *upstream) (*live, error) {
 	s := &live{
 		r: r, req: req, info: up.info, queue: newQueue(window), place: media.NewPlace(req.From), from: req.From,
 		parent: up, path: up.path,
-		better: make(chan *upstream, 1), hurry: make(chan struct{}, 1),
+		better: make(chan *upstream, 1), hurry: make(chan struct{}, 1), sunk: make(chan struct{}, 1),
 	}
 	s.req.LiveOnly = true
 	s.life, s.end = context.WithCancel(r.life)
@@ -212,6 +213,9 @@ func (s *live) heard(up *upstream) error {
 		return errLoop
 	}
 	s.mu.Lock()
+	if len(up.path) > maxDepth && len(s.path) <= maxDepth {
+		signal(s.sunk)
+	}
 	s.path = up.path
 	s.mu.Unlock()
 	switch {
@@ -233,6 +237,8 @@ func (s *live) reason(up *upstream) string {
 		return "draining"
 	case !s.orphan.IsZero():
 		return "orphan"
+	case len(up.path) > maxDepth:
+		return "deep"
 	}
 	return "cheaper"
 }
@@ -376,7 +382,7 @@ func lostBy(why error) string {
 	return "hung_up"
 }
 
-// scout looks for a better parent from time to time, and at once when the one there is is to be left.
+// scout looks for a better parent from time to time, and at once when the one there is is to be left or has sunk.
 func (s *live) scout() {
 	for {
 		hurry := false
@@ -386,6 +392,8 @@ func (s *live) scout() {
 		case <-s.hurry:
 			hurry = true
 			wait(s.life, rand.N(s.r.pace.retry)) // others have the same idea
+		case <-s.sunk:
+			wait(s.life, rand.N(s.r.pace.retry))
 		case <-s.life.Done():
 		}
 		timer.Stop()
@@ -408,21 +416,22 @@ func (s *live) scout() {
 	}
 }
 
-// look returns a parent that is better by far, or any other in a hurry.
+// look returns a parent that is better by far, one that is not too deep in the place of one that is, or
+// any other in a hurry.
 func (s *live) look(parent *upstream, hurry bool) *upstream {
 	list, err := s.r.ask(s.life, s.request(), "")
 	if err != nil {
 		return nil
 	}
-	enough := -1.0
+	enough, deep := -1.0, len(s.Path()) > maxDepth
 	for _, c := range list {
 		if c.peer.Address == parent.address && c.err == nil {
-			enough = gain * c.cost.Total()
+			enough, deep = gain*c.cost.Total(), deep || c.deep
 		}
 	}
 	for _, c := range list {
 		switch {
-		case c.err != nil || c.cost.Total() > enough && !hurry:
+		case c.err != nil || c.cost.Total() > enough && !hurry && (c.deep || !deep):
 			return nil
 		case c.peer.Address == parent.address:
 			continue

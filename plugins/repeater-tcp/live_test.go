@@ -106,6 +106,7 @@ func TestChanges(t *testing.T) {
 	}{
 		{"cheaper", often, func(p *pair) { p.a.setLoad(0.94) }},
 		{"orphan", quick, func(p *pair) { p.a.setPath() }},
+		{"deep", quick, func(p *pair) { p.a.setPath("x", "y", "z", "a") }},
 		{"loop", quick, func(p *pair) { p.a.setPath("x", "child", "a") }},
 		{"draining", quick, func(p *pair) { go p.a.stop() }},
 	} {

@@ -49,6 +49,7 @@ type candidate struct {
 	peer stage.Peer
 	req  media.OpenRequest // that it is asked
 	cost media.Cost
+	deep bool  // live media would come through too many nodes by it, here or to those that have them from here
 	err  error // why it cannot serve
 }
 
@@ -71,14 +72,28 @@ func (r *repeater) ask(ctx context.Context, req media.OpenRequest, without strin
 	if ctx.Err() != nil {
 		return nil, ctx.Err()
 	}
+	height := r.height(list)
+	for i := range list {
+		list[i].deep = list[i].cost.Depth+height >= maxDepth
+	}
 	slices.SortStableFunc(list, func(x, y candidate) int {
 		return cmp.Or(
 			falseFirst(x.err != nil, y.err != nil),
 			-falseFirst(x.cost.Place == placeLive, y.cost.Place == placeLive),
-			falseFirst(x.cost.Depth >= maxDepth, y.cost.Depth >= maxDepth),
+			falseFirst(x.deep, y.deep),
 			cmp.Compare(x.cost.Total(), y.cost.Total()))
 	})
 	return list, nil
+}
+
+// height is how many nodes have a channel through this one, one after the other, as far as the cluster tells.
+func (r *repeater) height(list []candidate) (height int) {
+	for _, c := range list {
+		if i := slices.Index(c.peer.Path, r.self); i >= 0 {
+			height = max(height, len(c.peer.Path)-1-i)
+		}
+	}
+	return height
 }
 
 func falseFirst(x, y bool) int {

@@ -213,6 +213,16 @@ func TestTooDeep(t *testing.T) {
 	if path := open(t, child, "show").(media.Routed).Path(); len(path) != 4 {
 		t.Errorf("the path is %v", path)
 	}
+	// Not too deep for the child, but for those that have it from there.
+	deep.setPath("owner", "x", "deep")
+	child.knows(deep.peer(), owner.peer())
+	if path := open(t, child, "show").(media.Routed).Path(); len(path) != 3 {
+		t.Errorf("the path is %v", path)
+	}
+	child.knows(deep.peer(), owner.peer(), stage.Peer{Name: "grandchild", Address: deep.at(), Path: []string{"owner", "child", "grandchild"}})
+	if path := open(t, child, "show").(media.Routed).Path(); len(path) != 1 {
+		t.Errorf("the path is %v", path)
+	}
 }
 
 // TestUnread leaves recorded media unread: nothing comes before the first Next, then only
