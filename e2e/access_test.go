@@ -16,6 +16,7 @@ import (
 	"github.com/golang-jwt/jwt/v5"
 	"github.com/mediad/mediad/core/rtmp"
 	"github.com/mediad/mediad/core/stream"
+	"github.com/mediad/mediad/e2e/lab"
 )
 
 // The limits and the callback of `access`, for viewers of each protocol alike.
@@ -48,9 +49,9 @@ const limited = `
 `
 
 // onAirForever publishes a film over and over until the test ends.
-func (d *daemon) onAirForever(name string) *command {
+func (d *daemon) onAirForever(name string) *lab.Program {
 	d.t.Helper()
-	c := launch(d.t, "ffmpeg", "-hide_banner", "-loglevel", "warning", "-re", "-stream_loop", "-1", "-i", film(d.t, 12, "flv"), "-c", "copy", "-f", "flv", d.url("live/"+name))
+	c := lab.Launch(d.t, "ffmpeg", "-hide_banner", "-loglevel", "warning", "-re", "-stream_loop", "-1", "-i", film(d.t, 12, "flv"), "-c", "copy", "-f", "flv", d.URL("live/"+name))
 	d.onAir(name)
 	return c
 }
@@ -73,7 +74,7 @@ func (d *daemon) watch(protocol, from, app, query string) *guest {
 	dialer := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}}
 	transport := &http.Transport{DialContext: dialer.DialContext, DisableKeepAlives: true}
 	ctx, cancel := context.WithCancel(d.t.Context())
-	r, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+d.http+"/"+app+"/show"+suffixes[protocol]+query, nil)
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+d.HTTP+"/"+app+"/show"+suffixes[protocol]+query, nil)
 	if err != nil {
 		d.t.Fatal(err)
 	}
@@ -123,7 +124,7 @@ func (d *daemon) watchRTMP(app, query string) *guest {
 // let comes to watch until it is let in: who was there before may not have been missed yet.
 func (d *daemon) let(protocol, app, query string) (g *guest) {
 	d.t.Helper()
-	eventually(d.t, protocol+" is let in to "+app, func() error {
+	lab.Await(d.t, protocol+" is let in to "+app, func() error {
 		if g = d.watch(protocol, "127.0.0.1", app, query); g == nil {
 			return fmt.Errorf("it is refused")
 		}
@@ -166,7 +167,7 @@ func TestLimitsOfViewers(t *testing.T) {
 	if d.watch("flv", "127.0.0.1", "token", "") != nil || d.watch("rtmp", "127.0.0.1", "token", "?token=x") != nil {
 		t.Error("without a right token one is let in")
 	}
-	eventually(t, "all are counted", func() error { return atLeast(d.metric("mediad_access_refused_total"), 3*15) })
+	lab.Await(t, "all are counted", func() error { return atLeast(d.metric("mediad_access_refused_total"), 3*15) })
 }
 
 // told is what a callback has been told.
@@ -214,13 +215,13 @@ func TestCallbackIsToldOfTheEnd(t *testing.T) {
 			t.Errorf("%s: %v, %+v", protocol, err, m)
 		}
 		if protocol == "hls" { // whose viewers leave with the daemon here
-			publisher.kill()
-			if err := d.stop(); err != nil {
+			publisher.Kill()
+			if err := d.Stop(); err != nil {
 				t.Fatal(err)
 			}
 		}
 		var m told
-		eventually(t, "the end by "+protocol, func() (err error) {
+		lab.Await(t, "the end by "+protocol, func() (err error) {
 			m, err = find("done", "play", protocol)
 			return err
 		})
@@ -228,7 +229,7 @@ func TestCallbackIsToldOfTheEnd(t *testing.T) {
 			t.Errorf("%s: %d bytes were read, and told is %+v", protocol, read, m)
 		}
 	}
-	eventually(t, "the publisher's end", func() error {
+	lab.Await(t, "the publisher's end", func() error {
 		m, err := find("done", "publish", "rtmp")
 		if err == nil && (m.App != "live" || m.Bytes < sum/4 || m.Seconds < 5) {
 			err = fmt.Errorf("told is %+v", m)

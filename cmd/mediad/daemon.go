@@ -18,12 +18,14 @@ import (
 	"github.com/hashicorp/go-hclog"
 	"github.com/mediad/mediad/core/access"
 	"github.com/mediad/mediad/core/cluster"
+	"github.com/mediad/mediad/core/rtmp"
 	"github.com/mediad/mediad/core/stage"
 	"github.com/mediad/mediad/core/web"
 	"github.com/mediad/mediad/pipeline"
 	"github.com/mediad/mediad/pipeline/api"
 	"github.com/mediad/mediad/pipeline/console"
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
 )
 
 // server meets publishers and players, such as rtmp.Server.
@@ -48,6 +50,26 @@ type daemon struct {
 	stages  *pipeline.Supervisor
 
 	draining atomic.Bool
+}
+
+// newDaemon makes the stages of a graph, and what serves their clients. Nothing runs yet.
+func newDaemon(g *pipeline.Graph, log hclog.Logger, metrics prometheus.Registerer) (*daemon, error) {
+	d := &daemon{graph: g, log: log, tickets: access.NewTickets()}
+	d.refused = promauto.With(metrics).NewCounter(prometheus.CounterOpts{
+		Name: "mediad_reloads_refused_total", Help: "Reloads that were refused; all went on as it was."})
+	server := rtmp.New(rtmp.Options{Log: log.Named("rtmp"), Metrics: metrics, Drain: g.Drain, Elsewhere: d.elsewhere})
+	d.rtmp, d.pages = server, web.New(web.Options{Log: log.Named("web"), Metrics: metrics, Tickets: d.tickets})
+	d.kinds = kinds(server, d.pages)
+	var nodes stage.Nodes
+	var err error
+	if g.Cluster != nil {
+		if d.cluster, err = cluster.New(*g.Cluster, log.Named("cluster"), metrics); err != nil {
+			return nil, fmt.Errorf("%s: cluster: %w", g.File, err)
+		}
+		nodes = directory{d.cluster}
+	}
+	d.stages, err = pipeline.Build(g, d.kinds, nodes, log, metrics)
+	return d, err
 }
 
 // run binds the listeners, starts the stages, then the servers, and runs until ctx

@@ -12,9 +12,6 @@ import (
 	"testing"
 
 	"github.com/hashicorp/go-hclog"
-	"github.com/mediad/mediad/core/cluster"
-	"github.com/mediad/mediad/core/rtmp"
-	"github.com/mediad/mediad/core/web"
 	"github.com/mediad/mediad/pipeline"
 	"github.com/prometheus/client_golang/prometheus"
 )
@@ -110,24 +107,19 @@ func metricsTable(t *testing.T) string {
 		t.Fatal(err)
 	}
 	log, all := hclog.NewNullLogger(), &recorder{}
-	server, pages := rtmp.New(rtmp.Options{Metrics: all}), web.New(web.Options{Metrics: all})
+	d, err := newDaemon(g, log, all)
+	if err != nil {
+		t.Fatal(err)
+	}
 	t.Cleanup(func() {
-		if err := pages.Close(); err != nil {
+		if err := d.pages.Close(); err != nil {
 			t.Error(err)
 		}
 	})
-	nodes, err := cluster.New(*g.Cluster, log, all)
-	if err != nil {
-		t.Fatal(err)
-	}
-	stages, err := pipeline.Build(g, kinds(server, pages), directory{nodes}, log, all)
-	if err != nil {
-		t.Fatal(err)
-	}
 	ctx, cancel := context.WithCancel(t.Context())
-	stages.Start()
+	d.stages.Start()
 	cancel()
-	if err := stages.Wait(ctx); err != nil {
+	if err := d.stages.Wait(ctx); err != nil {
 		t.Error(err)
 	}
 	lines := map[string]bool{}

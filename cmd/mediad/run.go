@@ -8,15 +8,9 @@ import (
 	"os"
 
 	"github.com/hashicorp/go-hclog"
-	"github.com/mediad/mediad/core/access"
-	"github.com/mediad/mediad/core/cluster"
-	"github.com/mediad/mediad/core/rtmp"
-	"github.com/mediad/mediad/core/stage"
-	"github.com/mediad/mediad/core/web"
 	"github.com/mediad/mediad/pipeline"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
-	"github.com/prometheus/client_golang/prometheus/promauto"
 	"github.com/spf13/cobra"
 )
 
@@ -52,23 +46,11 @@ func run(ctx context.Context, g *pipeline.Graph, log hclog.Logger) error {
 		collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 	)
-	d := &daemon{graph: g, log: log, metrics: metrics, tickets: access.NewTickets()}
-	d.refused = promauto.With(metrics).NewCounter(prometheus.CounterOpts{
-		Name: "mediad_reloads_refused_total", Help: "Reloads that were refused; all went on as it was."})
-	server := rtmp.New(rtmp.Options{Log: log.Named("rtmp"), Metrics: metrics, Drain: g.Drain, Elsewhere: d.elsewhere})
-	d.rtmp, d.pages = server, web.New(web.Options{Log: log.Named("web"), Metrics: metrics, Tickets: d.tickets})
-	d.kinds = kinds(server, d.pages)
-	var nodes stage.Nodes
-	var err error
-	if g.Cluster != nil {
-		if d.cluster, err = cluster.New(*g.Cluster, log.Named("cluster"), metrics); err != nil {
-			return fmt.Errorf("%s: cluster: %w", g.File, err)
-		}
-		nodes = directory{d.cluster}
-	}
-	if d.stages, err = pipeline.Build(g, d.kinds, nodes, log, metrics); err != nil {
+	d, err := newDaemon(g, log, metrics)
+	if err != nil {
 		return err
 	}
+	d.metrics = metrics
 	if err := d.run(ctx); err != nil {
 		return failure{fmt.Errorf("mediad: %w", err)}
 	}
