@@ -63,7 +63,8 @@ func newReader(t *testing.T) *reader {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := &reader{t: t, machine: machine.New(t, root), bin: t.TempDir(), daemon: &machine.Output{}}
+	r := &reader{t: t, bin: t.TempDir(), daemon: &machine.Output{}}
+	r.machine = machine.New(t, root, r.bin, filepath.Dir(binary))
 	for _, err := range []error{
 		os.WriteFile(filepath.Join(r.bin, "ffplay"), []byte(watched), 0o755),
 		os.Symlink(binary, filepath.Join(r.bin, "mediad")),
