@@ -50,7 +50,7 @@ type person struct {
 
 func someone(t *testing.T) person {
 	t.Helper()
-	return person{t, machine.New(t, t.TempDir())}
+	return person{t, machine.New(t, t.TempDir(), context)}
 }
 
 // does runs a command, which must go well, and returns what it prints.
@@ -237,11 +237,7 @@ func TestDebian(t *testing.T) {
 // publishes publishes a few seconds.
 func (p person) publishes() {
 	p.t.Helper()
-	sample, err := filepath.Abs("../media/sample.flv")
-	if err != nil {
-		p.t.Fatal(err)
-	}
-	p.does("ffmpeg -v error -re -t 3 -i %s -c copy -f flv rtmp://localhost/live/mine", sample)
+	p.does("ffmpeg -v error -re -f lavfi -i testsrc2=size=320x180 -t 3 -c:v libx264 -preset ultrafast -g 25 -f flv rtmp://localhost/live/mine")
 }
 
 // TestImage builds the image and runs it. There is no engine: buildah builds it and runs it with a root of its own.

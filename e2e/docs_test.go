@@ -64,7 +64,8 @@ func newReader(t *testing.T) *reader {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := &reader{t: t, machine: machine.New(t, root), bin: t.TempDir(), daemon: &lab.Log{}}
+	r := &reader{t: t, bin: t.TempDir(), daemon: &lab.Log{}}
+	r.machine = machine.New(t, root, r.bin, built)
 	for _, err := range []error{
 		os.WriteFile(filepath.Join(r.bin, "ffplay"), []byte(watched), 0o755),
 		os.Symlink(binary(), filepath.Join(r.bin, "mediad")),

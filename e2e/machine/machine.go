@@ -21,9 +21,10 @@ type Machine struct {
 	init int    // the process that keeps it
 }
 
-// New makes a machine on which commands begin in the folder dir. It sees that as it is here, and what it writes there, as
-// anywhere, is its own; but /tmp is shared, and Go's caches.
-func New(t testing.TB, dir string) *Machine {
+// New makes a machine on which commands begin in the folder dir. It sees that and all else as it is here, and what it
+// writes, /tmp included, is its own. Only devices and Go's caches are shared; the folders in shows, which may lie on file
+// systems of their own, can be read.
+func New(t testing.TB, dir string, shows ...string) *Machine {
 	t.Helper()
 	caches, err := exec.CommandContext(t.Context(), "go", "env", "GOCACHE", "GOMODCACHE").Output()
 	if err != nil {
@@ -36,15 +37,22 @@ func New(t testing.TB, dir string) *Machine {
 		cd "$LAYERS"
 		mkdir up work up2 work2 new
 		mount -t overlay overlay -o "lowerdir=/,upperdir=$LAYERS/up,workdir=$LAYERS/work" new
-		for shared in /dev /sys /tmp $CACHES; do
+		for shared in /dev $CACHES; do
 			mkdir -p "$shared" "new$shared"
 			mount --rbind "$shared" "new$shared"
+		done
+		mount -t sysfs -o ro sysfs new/sys
+		for shown in $SHOWS; do
+			mkdir -p "new$shown"
+			mount --bind "$shown" "new$shown"
+			mount -o remount,bind,ro "new$shown"
 		done
 		mkdir -p "new$DIR"
 		mount -t overlay overlay -o "lowerdir=$DIR,upperdir=$LAYERS/up2,workdir=$LAYERS/work2" "new$DIR"
 		ip link set lo up
 		exec chroot new sh -ec 'mount -t proc proc /proc; echo up; exec sleep infinity'`)
-	keep.Env = append(os.Environ(), "LAYERS="+layers, "DIR="+dir, "CACHES="+strings.ReplaceAll(string(caches), "\n", " "))
+	keep.Env = append(os.Environ(), "LAYERS="+layers, "DIR="+dir, "SHOWS="+strings.Join(shows, " "),
+		"CACHES="+strings.ReplaceAll(string(caches), "\n", " "))
 	keep.SysProcAttr = &syscall.SysProcAttr{
 		Cloneflags: syscall.CLONE_NEWNET | syscall.CLONE_NEWNS | syscall.CLONE_NEWPID, Pdeathsig: syscall.SIGKILL,
 	}
