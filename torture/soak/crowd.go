@@ -90,7 +90,9 @@ func (c *crowd) tell(err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if len(c.wrong) < 50 {
-		c.wrong = append(c.wrong, time.Now().Format(time.TimeOnly)+" "+err.Error())
+		line := time.Now().Format(time.TimeOnly) + " " + err.Error()
+		c.wrong = append(c.wrong, line)
+		fmt.Fprintln(os.Stderr, line) // an hour is long to wait for it
 	}
 }
 
