@@ -29,6 +29,13 @@ const small = `
       with: {rotate: 24h, channels: [full-*]}
     - use: writer-disk
       with: {root: ./small}
+  small-apart:
+    - from: live/broadcast
+    - use: archiver
+      with: {rotate: 24h, channels: [full-*]}
+    - use: writer-disk
+      run: process
+      with: {root: ./small/apart}
   rotated:
     - from: live/broadcast
     - use: archiver
@@ -227,6 +234,15 @@ func diskFull(t *testing.T, h *house) {
 	must(t, err)
 	full := `mediad_writer_disk_errors_total{cause="full"}`
 	files := `mediad_archiver_files_total{pipeline="small"}`
+	for _, pipeline := range []string{"small", "small-apart"} {
+		lost := `mediad_archiver_lost_frames_total{cause="full",pipeline="` + pipeline + `"}`
+		before := h.count(t, lost)
+		defer func() {
+			if h.count(t, lost) == before {
+				t.Errorf("%s is %v, as before", lost, before)
+			}
+		}()
+	}
 	errorsBefore, filesBefore := h.count(t, full), h.count(t, files)
 	must(t, lab.Eventually(20*time.Second, func() error {
 		if h.count(t, full) == errorsBefore {

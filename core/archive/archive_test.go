@@ -477,7 +477,7 @@ func TestT55_DiskFull(t *testing.T) {
 		c := b.on("demo")
 		a, log, stop := run(t, b, s, nil)
 		before := play(c, 0, 20*time.Second, 500*time.Millisecond)
-		s.setFull(fmt.Errorf("recording demo: %w", syscall.ENOSPC))
+		s.setFull(fmt.Errorf("recording demo: %w", media.ErrFull))
 		lost := play(c, 20*time.Second, 20*time.Minute, 500*time.Millisecond)
 		s.setFull(nil)
 		after := play(c, 20*time.Second+20*time.Minute, time.Minute, 500*time.Millisecond)

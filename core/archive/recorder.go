@@ -9,7 +9,6 @@ import (
 	"io"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -270,7 +269,7 @@ func (r *recorder) close() {
 // failWriter takes note of a failure of the writer, and puts off the next try.
 func (r *recorder) failWriter(err error) {
 	cause := causeWriter
-	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+	if errors.Is(err, media.ErrFull) {
 		cause = causeFull
 	}
 	r.wait = min(max(2*r.wait, minWait), maxWait)

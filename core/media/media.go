@@ -44,7 +44,7 @@ type Source interface {
 type Writer interface {
 	// Create makes the media req.Name and returns the sink for its frames. ctx
 	// bounds Create alone. Errors wrap ErrBusy when the name is taken, and
-	// ErrDenied or ErrUnavailable where one of them is the case.
+	// ErrDenied, ErrFull or ErrUnavailable where one of them is the case.
 	Create(ctx context.Context, req CreateRequest) (Sink, error)
 }
 
@@ -118,6 +118,7 @@ var (
 	ErrBusy        = errors.New("name is taken")
 	ErrDenied      = errors.New("denied")
 	ErrUnavailable = errors.New("unavailable") // for now: another source, or a later try, may do
+	ErrFull        = errors.New("no room is left")
 	ErrClosed      = errors.New("closed")
 	ErrChanged     = errors.New("changed while it was open")
 	ErrTakenOver   = errors.New("taken over by another writer")

@@ -12,6 +12,7 @@ import (
 	"path"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -227,6 +228,9 @@ func (w *Writer) forget(s *sink) {
 // failed counts err and returns it, as one that another try may overcome.
 func (w *Writer) failed(err error) error {
 	w.metrics.failed(err)
+	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+		return fmt.Errorf("%w: %w", media.ErrFull, err)
+	}
 	return fmt.Errorf("%w: %w", media.ErrUnavailable, err)
 }
 

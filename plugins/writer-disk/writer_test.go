@@ -460,7 +460,7 @@ func TestT55_DiskFull(t *testing.T) {
 		}
 		written += len(b.Frames())
 	}
-	if !errors.Is(err, syscall.ENOSPC) || !errors.Is(err, media.ErrUnavailable) || !strings.Contains(err.Error(), "a.flv") {
+	if !errors.Is(err, syscall.ENOSPC) || !errors.Is(err, media.ErrFull) || !strings.Contains(err.Error(), "a.flv") {
 		t.Fatalf("on a full disk: %v", err)
 	}
 	if err := s.Close(t.Context()); err != nil {

@@ -43,10 +43,16 @@ type crowd struct {
 // work has everybody at work until ctx ends, and all go then.
 func (c *crowd) work(ctx context.Context) {
 	var all sync.WaitGroup
+	onAir := make(chan struct{}, c.publishers)
 	for i := range c.publishers {
-		all.Go(func() { c.publish(ctx, i) })
+		all.Go(func() { c.publish(ctx, i, onAir) })
 	}
-	sleep(ctx, time.Second)
+	for range c.publishers { // a viewer who comes too early is told that there is no such channel
+		select {
+		case <-onAir:
+		case <-ctx.Done():
+		}
+	}
 	for i := range c.viewers {
 		do := map[int]func(context.Context) error{0: c.screen, 1: c.screen, 2: c.seek, 3: c.seek, 4: c.stall}[i%10]
 		if do == nil {
@@ -90,7 +96,9 @@ func (c *crowd) tell(err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if len(c.wrong) < 50 {
-		c.wrong = append(c.wrong, time.Now().Format(time.TimeOnly)+" "+err.Error())
+		line := time.Now().Format(time.TimeOnly) + " " + err.Error()
+		c.wrong = append(c.wrong, line)
+		fmt.Fprintln(os.Stderr, line) // an hour is long to wait for it
 	}
 }
 
@@ -100,14 +108,18 @@ func (c *crowd) wrongs() []string {
 	return c.wrong
 }
 
-// publish publishes a channel for as long as ctx goes on. Its connection breaks now and
-// then, and its timestamps jump.
-func (c *crowd) publish(ctx context.Context, i int) {
+// publish publishes a channel for as long as ctx goes on, and tells when it begins. Its
+// connection breaks now and then, and its timestamps jump.
+func (c *crowd) publish(ctx context.Context, i int, onAir chan<- struct{}) {
 	for epoch := 0; ctx.Err() == nil; epoch++ {
 		p, err := c.daemon.Publish(lab.Publication{Path: show(i), First: epoch * lab.Epoch, Size: 400})
 		if err != nil { // the server may not have noticed yet that the one before has gone
 			sleep(ctx, 200*time.Millisecond)
 			continue
+		}
+		select {
+		case onAir <- struct{}{}:
+		default: // again
 		}
 		for range 1 + rand.IntN(4) {
 			if !sleep(ctx, 10*time.Second+rand.N(20*time.Second)) {

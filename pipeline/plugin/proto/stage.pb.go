@@ -134,6 +134,7 @@ const (
 	Error_SETTING     Error_Is = 9  // text is what is wrong with setting
 	Error_CANCELED    Error_Is = 10 // the context of an upstream ended
 	Error_DEADLINE    Error_Is = 11
+	Error_FULL        Error_Is = 12 // there is no room, for now
 )
 
 // Enum value maps for Error_Is.
@@ -151,6 +152,7 @@ var (
 		9:  "SETTING",
 		10: "CANCELED",
 		11: "DEADLINE",
+		12: "FULL",
 	}
 	Error_Is_value = map[string]int32{
 		"OTHER":       0,
@@ -165,6 +167,7 @@ var (
 		"SETTING":     9,
 		"CANCELED":    10,
 		"DEADLINE":    11,
+		"FULL":        12,
 	}
 )
 
@@ -2151,7 +2154,7 @@ type Create struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	Info          *Info                  `protobuf:"bytes,2,opt,name=info,proto3" json:"info,omitempty"`
-	Append        bool                   `protobuf:"varint,3,opt,name=append,proto3" json:"append,omitempty"`     // go on after what is there
+	Append        bool                   `protobuf:"varint,3,opt,name=append,proto3" json:"append,omitempty"`     // go on after what is there, also after a crash: see docs/plugins.md
 	Takeover      bool                   `protobuf:"varint,4,opt,name=takeover,proto3" json:"takeover,omitempty"` // end whoever writes the name now
 	Linger        int64                  `protobuf:"varint,5,opt,name=linger,proto3" json:"linger,omitempty"`     // how long viewers of live media are kept after the end
 	unknownFields protoimpl.UnknownFields
@@ -3006,12 +3009,12 @@ const file_stage_proto_rawDesc = "" +
 	"\x04path\x18\x04 \x03(\tR\x04path\")\n" +
 	"\rServesRequest\x12\x18\n" +
 	"\aaddress\x18\x01 \x01(\tR\aaddress\"\r\n" +
-	"\vServesReply\"\x9b\x02\n" +
+	"\vServesReply\"\xa5\x02\n" +
 	"\x05Error\x12*\n" +
 	"\x02is\x18\x01 \x01(\x0e2\x1a.mediad.plugin.v1.Error.IsR\x02is\x12\x12\n" +
 	"\x04text\x18\x02 \x01(\tR\x04text\x12\x10\n" +
 	"\x03url\x18\x03 \x01(\tR\x03url\x12\x18\n" +
-	"\asetting\x18\x04 \x01(\tR\asetting\"\xa5\x01\n" +
+	"\asetting\x18\x04 \x01(\tR\asetting\"\xaf\x01\n" +
 	"\x02Is\x12\t\n" +
 	"\x05OTHER\x10\x00\x12\r\n" +
 	"\tNOT_FOUND\x10\x01\x12\b\n" +
@@ -3028,7 +3031,8 @@ const file_stage_proto_rawDesc = "" +
 	"\aSETTING\x10\t\x12\f\n" +
 	"\bCANCELED\x10\n" +
 	"\x12\f\n" +
-	"\bDEADLINE\x10\v*@\n" +
+	"\bDEADLINE\x10\v\x12\b\n" +
+	"\x04FULL\x10\f*@\n" +
 	"\x04Need\x12\r\n" +
 	"\tNEED_NONE\x10\x00\x12\f\n" +
 	"\bNEED_ONE\x10\x01\x12\r\n" +

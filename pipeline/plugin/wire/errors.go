@@ -23,6 +23,7 @@ var causes = []struct {
 	{media.ErrNotFound, pb.Error_NOT_FOUND, codes.NotFound},
 	{media.ErrBusy, pb.Error_BUSY, codes.AlreadyExists},
 	{media.ErrDenied, pb.Error_DENIED, codes.PermissionDenied},
+	{media.ErrFull, pb.Error_FULL, codes.ResourceExhausted},
 	{media.ErrUnavailable, pb.Error_UNAVAILABLE, codes.Unavailable},
 	{media.ErrChanged, pb.Error_CHANGED, codes.Aborted},
 	{media.ErrTakenOver, pb.Error_TAKEN_OVER, codes.Aborted},

@@ -54,7 +54,7 @@ func TestMistakesInSettings(t *testing.T) {
 func TestBareCodes(t *testing.T) {
 	for code, want := range map[codes.Code]error{
 		codes.NotFound: media.ErrNotFound, codes.AlreadyExists: media.ErrBusy, codes.PermissionDenied: media.ErrDenied,
-		codes.Unavailable: media.ErrUnavailable, codes.Aborted: media.ErrChanged, codes.DeadlineExceeded: context.DeadlineExceeded,
+		codes.Unavailable: media.ErrUnavailable, codes.ResourceExhausted: media.ErrFull, codes.Aborted: media.ErrChanged, codes.DeadlineExceeded: context.DeadlineExceeded,
 	} {
 		if err := FromStatus(status.Error(code, "film")); !errors.Is(err, want) || err.Error() != "film" {
 			t.Errorf("%v: %v", code, err)
