@@ -12,7 +12,6 @@ import (
 	"github.com/mediad/mediad/core/broadcast"
 	"github.com/mediad/mediad/core/cluster"
 	"github.com/mediad/mediad/core/media"
-	"github.com/mediad/mediad/core/stage"
 )
 
 // directory is the cluster as broadcasts know it.
@@ -30,12 +29,12 @@ func (d directory) Claim(name string, takeover bool) (broadcast.Claim, error) {
 // Hold implements broadcast.Directory.
 func (d directory) Hold(name string) broadcast.Holding { return d.Cluster.Hold(name) }
 
-// reachable is where a listener is found, "" when there is none.
-func reachable(l net.Listener) string {
+// address is where l listens, "" when there is none.
+func address(l net.Listener) string {
 	if l == nil {
 		return ""
 	}
-	return stage.Reachable(l)
+	return l.Addr().String()
 }
 
 // elsewhere is the host of another node that clients may be sent to, one of those

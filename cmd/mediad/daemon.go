@@ -95,7 +95,7 @@ func (d *daemon) run(ctx context.Context) error {
 	joined, leave := context.WithCancel(context.WithoutCancel(ctx))
 	defer leave()
 	if d.cluster != nil {
-		d.cluster.SetAddresses(reachable(on["rtmp"]), reachable(on["http"]))
+		d.cluster.SetAddresses(address(on["rtmp"]), address(on["http"]))
 		d.cluster.Answer(api.ReadersTopic, func() ([]byte, error) { return api.Readers(d.stages.Stages()) })
 		nodes.Go(func() { d.join(joined) })
 		defer context.AfterFunc(ctx, d.cluster.Drain)()

@@ -37,14 +37,17 @@ type Cluster struct {
 	log           hclog.Logger
 	metrics       *metrics
 	sample        func() Load
+	route         func(context.Context) string // the address by which this node is reached, "" when nothing tells
 
 	due       chan struct{} // a beat is to be sent before its time
 	work      chan struct{} // there are keys in unsettled
 	again     chan struct{} // and in postponed
 	questions chan question
 
-	mu   sync.Mutex
-	self *node // what this node tells in its beats
+	mu      sync.Mutex
+	self    *node // what this node tells in its beats
+	host    string
+	listens listeners
 	view
 	twin      bool // another daemon has this name; told once
 	claims    map[string]*Claim
@@ -84,6 +87,7 @@ func Over(dir Directory, cfg Config, log hclog.Logger, reg prometheus.Registerer
 		session:   session,
 		dir:       dir,
 		log:       log,
+		route:     cfg.host,
 		sample:    newSampler(root, cfg.Network).sample,
 		due:       make(chan struct{}, 1),
 		work:      make(chan struct{}, 1),
@@ -138,6 +142,7 @@ func (c *Cluster) Serve(ctx context.Context) error {
 		working.Go(func() { c.settleAll(ctx) })
 	}
 	working.Go(func() { c.resume(ctx) })
+	working.Go(func() { c.locate(ctx) })
 	working.Go(func() { c.answerAll(ctx) })
 	c.live(ctx)
 	working.Wait()
@@ -243,25 +248,26 @@ func (c *Cluster) Load() float64 {
 
 // Serves implements stage.Nodes.
 func (c *Cluster) Serves(address string) {
-	c.say(func(b *beat) { b.Repeater = address })
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.listens.repeater = address
+	c.place()
 }
 
-// SetAddresses tells the others where viewers may be sent to: the host:port of this
-// node's RTMP server and of its HTTP server, "" for none.
+// SetAddresses tells the others where viewers may be sent to: the host:port at which this
+// node's RTMP server and its HTTP server listen, "" for none.
 func (c *Cluster) SetAddresses(rtmp, http string) {
-	c.say(func(b *beat) { b.RTMP, b.HTTP = rtmp, http })
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.listens.rtmp, c.listens.http = rtmp, http
+	c.place()
 }
 
 // Drain tells the others that this node takes no new viewers and will leave.
 func (c *Cluster) Drain() {
-	c.say(func(b *beat) { b.Draining = true })
-}
-
-// say changes what the beats tell, and sends one now.
-func (c *Cluster) say(change func(*beat)) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	change(&c.self.beat)
+	c.self.Draining = true
 	c.notify()
 	wake(c.due)
 }

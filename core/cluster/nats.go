@@ -221,7 +221,7 @@ var errStoodStill = errors.New("this process stood still")
 // connect returns at once; the connection is made in the background, and made again as often
 // as it is lost.
 func (d *natsDirectory) connect(home *server, connected chan<- struct{}) (*nats.Conn, error) {
-	var last string // error; the handlers are called one after another
+	var last string      // error; the handlers are called one after another
 	leave := home == nil // this node's own server for another one, once
 	again := func(conn *nats.Conn) {
 		last = ""

@@ -2,10 +2,7 @@
 
 package stage
 
-import (
-	"context"
-	"net"
-)
+import "context"
 
 // Nodes is what a stage may ask about the cluster of which its daemon is a node.
 type Nodes interface {
@@ -18,8 +15,9 @@ type Nodes interface {
 	// dead, suspect or draining are left out, and so is this one. It answers from memory,
 	// or, for a stage in a process of its own, from that of its daemon.
 	Peers(ctx context.Context, name string, live bool) ([]Peer, error)
-	// Serves tells the others the host:port at which this node serves its peers,
-	// "" when it does no more.
+	// Serves tells the others the host:port at which this node serves its peers, "" when it does
+	// no more. For a host that stands for all of this machine's addresses, such as [::], they are told the one
+	// that it has on the way to them.
 	Serves(address string)
 }
 
@@ -32,22 +30,4 @@ type Peer struct {
 	// Path are the nodes that a live channel comes through on its way to the peer, the owner
 	// first and the peer last; nil for recorded media.
 	Path []string
-}
-
-// Reachable is where other nodes find a listener: on its own address, or, when it takes
-// what comes to any, on the first of this machine that is not for itself alone.
-func Reachable(l net.Listener) string {
-	host, port, err := net.SplitHostPort(l.Addr().String())
-	if err != nil || !net.ParseIP(host).IsUnspecified() {
-		return l.Addr().String()
-	}
-	host = "127.0.0.1"
-	addresses, _ := net.InterfaceAddrs() // without any there is this machine alone
-	for _, a := range addresses {
-		if n, ok := a.(*net.IPNet); ok && n.IP.IsGlobalUnicast() && n.IP.To4() != nil {
-			host = n.IP.String()
-			break
-		}
-	}
-	return net.JoinHostPort(host, port)
 }

@@ -3,6 +3,7 @@
 package repeatertcp
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -23,7 +24,7 @@ import (
 // Settings are what may be set in pipelines.yaml.
 type Settings struct {
 	Listen    string   `set:"listen" doc:"host:port at which other nodes are served; empty: none are"`
-	Advertise string   `set:"advertise" doc:"host:port that other nodes are told; empty: the address of this machine and the port of listen"`
+	Advertise string   `set:"advertise" doc:"host:port that other nodes are told; empty: that of listen, at the address by which this machine reaches the directory when listen names none"`
 	Peers     []string `set:"peers" doc:"host:port of each other node, for nodes without a cluster; empty: the cluster tells"`
 	Cert      string   `set:"cert" doc:"file with the certificate of this node, in PEM; read again when it changes, as key and ca are"`
 	Key       string   `set:"key" doc:"file with its key, in PEM"`
@@ -226,9 +227,8 @@ func (r *repeater) serve(ctx context.Context) error {
 		defer l.Close()
 		stop := context.AfterFunc(ctx, func() { l.Close() })
 		defer stop()
-		address := r.address(l)
-		r.log.Info("other nodes are served", "listen", l.Addr(), "advertise", address, "tls", r.certs != nil)
-		r.tell(address)
+		r.log.Info("other nodes are served", "listen", l.Addr(), "tls", r.certs != nil)
+		r.tell(cmp.Or(r.settings.Advertise, l.Addr().String()))
 		defer r.tell("")
 	}
 	select {
@@ -276,14 +276,6 @@ func (r *repeater) leave() {
 			return
 		}
 	}
-}
-
-// address is what peers are told.
-func (r *repeater) address(l net.Listener) string {
-	if r.settings.Advertise != "" {
-		return r.settings.Advertise
-	}
-	return stage.Reachable(l)
 }
 
 // maxConnections bounds the peers that are connected, and who tries to be one.

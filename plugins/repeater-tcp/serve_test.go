@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"slices"
 	"strings"
 	"testing"
@@ -43,25 +42,6 @@ func TestSettings(t *testing.T) {
 		if c.wrong == nil && err != nil {
 			t.Errorf("%v: %v", c.values, err)
 		}
-	}
-}
-
-func TestAddress(t *testing.T) {
-	for _, c := range []struct{ listen, advertise, want string }{
-		{"127.0.0.1:0", "a.example:4100", "a.example:4100"},
-		{"127.0.0.1:0", "", "127.0.0.1:"},
-		{":0", "", "."},
-	} {
-		l, err := net.Listen("tcp", c.listen)
-		if err != nil {
-			t.Fatal(err)
-		}
-		r := &repeater{settings: Settings{Advertise: c.advertise}}
-		got := r.address(l)
-		if !strings.Contains(got, c.want) || strings.HasPrefix(got, "[::]") || strings.HasPrefix(got, "0.0.0.0") {
-			t.Errorf("listen %q, advertise %q: peers are told %q", c.listen, c.advertise, got)
-		}
-		l.Close()
 	}
 }
 
