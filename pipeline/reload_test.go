@@ -287,9 +287,10 @@ func TestT70_UntouchedStreamsLoseNoFrame(t *testing.T) {
 			t.Errorf("%d sources opened, %d frames seen, want 1 and %d", th.opened["quiet/seat"], th.frames["quiet/seat"], want)
 		}
 		th.mu.Unlock()
-		families, err := th.metrics.Gather()
-		if err != nil || len(families) != 1 || len(families[0].GetMetric()) != 6 {
-			t.Errorf("metrics: %v %v, want one of each stage", families, err)
+		for _, name := range []string{"mediad_test_total", "mediad_stage_up"} {
+			if list := gathered(t, th.metrics, name); len(list) != 6 {
+				t.Errorf("%s: %v, want one of each stage", name, list)
+			}
 		}
 		end()
 	})
@@ -390,9 +391,8 @@ func TestT69_WrongReloadChangesNothing(t *testing.T) {
 				if got := states(sup); got != "quiet/film running, quiet/lens running, quiet/seat running" {
 					t.Error(got)
 				}
-				families, err := th.metrics.Gather()
-				if err != nil || len(families[0].GetMetric()) != 3 {
-					t.Errorf("metrics: %v %v", families, err)
+				if list := gathered(t, th.metrics, "mediad_test_total"); len(list) != 3 {
+					t.Errorf("metrics: %v", list)
 				}
 				th.plan("", "")
 				c, err := sup.Reload(t.Context(), th.parse(t, changed), th.kinds())
@@ -525,6 +525,15 @@ func TestSupervisor_FailureTakesDownOnlyWhatNeedsIt(t *testing.T) {
 						if st.State != want {
 							t.Errorf("%s is %s, want %s (%v)", st, st.State, want, st.Err)
 						}
+					}
+					metrics := prometheus.NewRegistry()
+					metrics.MustRegister(gauge{sup})
+					up := 0.0
+					for _, m := range gathered(t, metrics, "mediad_stage_up") {
+						up += m.GetGauge().GetValue()
+					}
+					if want := 10 - 1 - len(down); int(up) != want {
+						t.Errorf("%v stages are up, want %d", up, want)
 					}
 					// A reload of the same file begins again with what has ended.
 					s.mu.Lock()

@@ -93,7 +93,7 @@ func Build(g *Graph, kinds []stage.Kind, nodes stage.Nodes, log hclog.Logger, me
 	if err != nil {
 		return nil, err
 	}
-	return s, nil
+	return s, metrics.Register(gauge{s})
 }
 
 // build makes the stages of g that old does not have as g wants them, and takes

@@ -14,6 +14,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 	"github.com/mediad/mediad/core/stage"
 	"github.com/prometheus/client_golang/prometheus"
+	dto "github.com/prometheus/client_model/go"
 )
 
 // shipped builds the stages of the file that the goldens have as "shipped".
@@ -93,17 +94,29 @@ func TestBuild_MetricsHaveTheNamesOfTheStage(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.envs["a/b"].Metrics.MustRegister(prometheus.NewCounter(prometheus.CounterOpts{Name: "mediad_x_total"}))
-	families, err := registry.Gather()
-	if err != nil {
-		t.Fatal(err)
-	}
 	got := map[string]string{}
-	for _, l := range families[0].GetMetric()[0].GetLabel() {
+	for _, l := range gathered(t, registry, "mediad_x_total")[0].GetLabel() {
 		got[l.GetName()] = l.GetValue()
 	}
 	if got["pipeline"] != "a" || got["stage"] != "b" || len(got) != 2 {
 		t.Error(got)
 	}
+}
+
+// gathered are the series of a metric.
+func gathered(t *testing.T, g prometheus.Gatherer, name string) []*dto.Metric {
+	t.Helper()
+	families, err := g.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range families {
+		if f.GetName() == name {
+			return f.GetMetric()
+		}
+	}
+	t.Fatalf("there is no metric %s", name)
+	return nil
 }
 
 // What a stage refuses is reported at its place in the file, all at once.
