@@ -54,7 +54,9 @@ const small = `
 func TestTorments_Storage(t *testing.T) {
 	t.Parallel()
 	h := open(t, small, func(d *lab.Daemon) { d.MountFor(t, "small", "4m") })
-	h.plugin(t, failing)
+	for _, stage := range []string{failing, "small-apart/writer-disk"} {
+		h.plugin(t, stage)
+	}
 	h.suffer(t, []ordeal{
 		{55, "DiskFull", diskFull, "no space left", `mediad_writer_disk_errors_total{cause="full"}`, false},
 		{56, "SlowSync", slowSync, slowDisk, `mediad_writer_disk_slow_syncs_total{pipeline="broken"}`, false},
