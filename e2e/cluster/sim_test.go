@@ -8,6 +8,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -318,6 +319,10 @@ func simulate(t *testing.T, sites int) {
 		}
 	}
 	parent, depth := tree(nodes[1])
+	for late := 0; slices.Max(slices.Collect(maps.Values(depth))) > 3 && late < 20; late++ { // some are still moving
+		time.Sleep(500 * time.Millisecond)
+		parent, depth = tree(nodes[1])
+	}
 	children, levels := map[string]int{}, map[int]int{}
 	for n, p := range parent {
 		children[p]++
