@@ -21,6 +21,10 @@ type File interface {
 
 // A Source reads the batches of an open file.
 type Source struct {
+	// Near says that the file lies where reading it through costs less than passing on what is
+	// in it, as a local one does: where its index has no outline, it may be skimmed for one.
+	Near bool
+
 	info   media.Info
 	file   File
 	index  media.Index
@@ -66,10 +70,17 @@ func (s *Source) Next(ctx context.Context) (*media.Batch, error) {
 
 // Outline implements media.Outlined.
 func (s *Source) Outline(ctx context.Context, add func(*media.Header, media.Frame, int) error) error {
-	if x, ok := s.index.(interface {
+	switch x := s.index.(type) {
+	case interface {
 		Outline(func(*media.Header, media.Frame, int) error) error
-	}); ok {
+	}:
 		return x.Outline(add)
+	case interface {
+		Skim(context.Context, media.File, func(*media.Header, media.Frame, int) error) error
+	}:
+		if s.Near {
+			return x.Skim(ctx, s.file, add)
+		}
 	}
 	return errors.ErrUnsupported
 }

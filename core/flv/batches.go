@@ -170,9 +170,7 @@ func (r *batchReader) tag(ctx context.Context, t tagHead) error {
 		if r.builder.Len() > 0 {
 			return errFull
 		}
-		if known := r.index.header(t.at); sameFormat(known.Video, h.Video) && sameFormat(known.Audio, h.Audio) {
-			state = State{known}
-		}
+		state = r.index.known(t.at, h)
 	}
 	if err != nil || !ok {
 		r.clock, r.state = now, state

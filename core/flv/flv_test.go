@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
@@ -68,7 +69,42 @@ func readAll(t *testing.T, f media.File, from time.Duration) (media.Index, []*me
 	if err != nil {
 		t.Fatal(err)
 	}
-	return x, batchesOf(t, x, f, from)
+	batches := batchesOf(t, x, f, from)
+	if f.Size() >= 0 {
+		skimmed(t, x, f)
+	}
+	return x, batches
+}
+
+// skimmed checks that what Skim finds is what is read.
+func skimmed(t *testing.T, x media.Index, f media.File) {
+	t.Helper()
+	next := x.Batches(f, 0)
+	var batch *media.Batch
+	var left []media.Frame
+	err := x.(*index).Skim(t.Context(), f, func(h *media.Header, got media.Frame, size int) (err error) {
+		if len(left) == 0 {
+			if batch, err = next(t.Context()); err != nil {
+				return fmt.Errorf("there is %v %v, reading ends with %w", got.Track, got.DTS, err)
+			}
+			left = batch.Frames()
+		}
+		want := left[0]
+		left = left[1:]
+		if got.Track != want.Track || got.Key != want.Key || got.DTS != want.DTS || got.PTS != want.PTS || size != len(want.Body) ||
+			!bytes.HasPrefix(want.Body, got.Body) || !alike(h, batch.Header()) {
+			return fmt.Errorf("a frame of %d bytes is %v %v, read is %v %v with %d", size, got.Track, got.DTS, want.Track, want.DTS, len(want.Body))
+		}
+		return nil
+	})
+	if _, end := next(t.Context()); err != nil || len(left) > 0 || !errors.Is(end, io.EOF) {
+		t.Fatalf("skimmed: %v; %d frames are left of a batch, reading goes on with %v", err, len(left), end)
+	}
+}
+
+// alike says whether two headers describe the same.
+func alike(a, b *media.Header) bool {
+	return sameFormat(a.Video, b.Video) && sameFormat(a.Audio, b.Audio) && bytes.Equal(a.Meta, b.Meta)
 }
 
 func batchesOf(t *testing.T, x media.Index, f media.File, from time.Duration) []*media.Batch {

@@ -287,10 +287,80 @@ func (x *index) scan(ctx context.Context, r *tagReader, claimed time.Duration) e
 	return nil
 }
 
+// A skimmer finds out what the tags of a file are, and looks at no more of a body than it must.
+type skimmer struct {
+	clock clock
+	state State
+}
+
+// frame returns the frame of t, with the beginning of its body, and false for a tag that is none.
+func (s *skimmer) frame(ctx context.Context, r *tagReader, t tagHead) (f media.Frame, ok bool, err error) {
+	body, err := r.prefix(ctx, t, headLen)
+	if err != nil {
+		return f, false, notEOF(err)
+	}
+	if _, meta := metadata(body); meta && t.track == media.Data {
+		return f, false, nil
+	}
+	dts := s.clock.time(t.time)
+	if t.track != media.Data {
+		p, err := ParsePacket(t.track, body)
+		if err != nil {
+			return f, false, nil
+		}
+		if p.Kind == Config {
+			if body, err = r.prefix(ctx, t, t.size); err != nil {
+				return f, false, notEOF(err)
+			}
+		}
+	}
+	f, ok, err = s.state.Push(t.track, dts, body)
+	return f, ok && err == nil, nil
+}
+
+// Skim calls add with each frame of f, as media.Outlined says, until that fails. It reads the
+// file through, but makes nothing of it.
+func (x *index) Skim(ctx context.Context, f media.File, add func(*media.Header, media.Frame, int) error) error {
+	if f.Size() < 0 {
+		return errors.ErrUnsupported
+	}
+	s := skimmer{state: State{x.header(x.first)}}
+	r := newTagReader(f, x.first)
+	r.skips = true
+	for {
+		t, err := r.head(ctx)
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		before := s.state.Header()
+		frame, ok, err := s.frame(ctx, r, t)
+		if h := s.state.Header(); h != before {
+			s.state = x.known(t.at, h)
+		}
+		if err == nil && ok {
+			err = add(s.state.Header(), frame, t.size)
+		}
+		if err != nil {
+			return err
+		}
+		r.done(t)
+	}
+}
+
+// known is the state at a place where h comes into force: the index has a description of it.
+func (x *index) known(at int64, h *media.Header) State {
+	if known := x.header(at); sameFormat(known.Video, h.Video) && sameFormat(known.Audio, h.Audio) {
+		return State{known}
+	}
+	return State{h}
+}
+
 // A scanner gathers what a scan finds.
 type scanner struct {
-	clock    clock
-	state    State
+	skimmer
 	points   []point
 	complete bool
 	spacing  time.Duration // between points, at least
@@ -301,42 +371,26 @@ type scanner struct {
 }
 
 func newScanner(start change) *scanner {
-	return &scanner{state: State{start.header}, complete: true, changes: []change{start},
+	return &scanner{skimmer: skimmer{state: State{start.header}}, complete: true, changes: []change{start},
 		last: media.NoClock, ends: media.NoClock}
 }
 
 func (s *scanner) tag(ctx context.Context, r *tagReader, t tagHead) error {
-	body, err := r.prefix(ctx, t, headLen)
-	if err != nil {
-		return notEOF(err)
-	}
-	if _, meta := metadata(body); meta && t.track == media.Data {
-		return nil
-	}
-	dts := s.clock.time(t.time)
-	if t.track != media.Data {
-		p, err := ParsePacket(t.track, body)
-		if err != nil {
-			return nil
-		}
-		if p.Kind == Config {
-			if body, err = r.prefix(ctx, t, t.size); err != nil {
-				return notEOF(err)
-			}
-		}
-	}
 	h := s.state.Header()
-	frame, ok, err := s.state.Push(t.track, dts, body)
+	frame, ok, err := s.frame(ctx, r, t)
+	if err != nil {
+		return err
+	}
 	if next := s.state.Header(); next != h {
 		s.changes = append(s.changes, change{t.at, next})
 		if len(s.changes) > maxChanges {
 			return fmt.Errorf("FLV with more than %d changes of the codec configuration", maxChanges)
 		}
 	}
-	if !ok || err != nil {
+	if !ok {
 		return nil
 	}
-	extend(&s.last, &s.ends, frame.Track, dts)
+	extend(&s.last, &s.ends, frame.Track, frame.DTS)
 	s.point(frame, t.at)
 	return nil
 }

@@ -573,5 +573,6 @@ func FuzzReadIndex(f *testing.F) {
 		if bytes > len(p) {
 			t.Fatalf("%d bytes of frames from %d bytes", bytes, len(p))
 		}
+		skimmed(t, x, memory(p))
 	})
 }

@@ -139,9 +139,9 @@ type Buffered interface {
 // a file with a table of its samples does.
 type Outlined interface {
 	// Outline calls add with each frame from the first one on, wherever the source stands,
-	// until that fails. The body ends after the codec header and belongs to the caller; size is
-	// what all of it has, in bytes. The error is add's, or errors.ErrUnsupported where
-	// the frames are not known before they are read.
+	// until that fails. The body has the codec header at least, and is valid until add returns;
+	// size is what all of it has, in bytes. The error is add's, that of the medium, or
+	// errors.ErrUnsupported where the frames are not known before they are read.
 	Outline(ctx context.Context, add func(h *Header, f Frame, size int) error) error
 }
 

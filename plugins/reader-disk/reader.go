@@ -104,7 +104,9 @@ func (r *reader) open(ctx context.Context, req media.OpenRequest) (media.Source,
 		return nil, errors.Join(fmt.Errorf("%s: %w", path, err), f.Close())
 	}
 	info := media.Info{Name: req.Name, Version: f.version, Size: f.Size()}
-	return container.NewSource(info, f, index, req.From, func(err error) error { return r.failed(path, err) }), nil
+	source := container.NewSource(info, f, index, req.From, func(err error) error { return r.failed(path, err) })
+	source.Near = true
+	return source, nil
 }
 
 // Cost implements media.Coster.
