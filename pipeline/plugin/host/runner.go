@@ -243,6 +243,7 @@ func shorten(s string, n int) string {
 // Lines of the log are left out: they are in the log.
 type tail struct {
 	r     *os.File
+	end   sync.Once
 	ended chan struct{} // closed at the end
 
 	mu    sync.Mutex
@@ -253,13 +254,16 @@ type tail struct {
 
 const tailLines = 3
 
-// Read ends at any error.
+// Read ends at any error. It is called again after that where the last line had no end, as
+// that of a process which was killed.
 func (t *tail) Read(p []byte) (int, error) {
 	n, err := t.r.Read(p)
 	t.keep(p[:n])
 	if err != nil {
-		t.keep([]byte{'\n'})
-		close(t.ended)
+		t.end.Do(func() {
+			t.keep([]byte{'\n'})
+			close(t.ended)
+		})
 		err = io.EOF
 	}
 	return n, err
