@@ -4,6 +4,7 @@ package lab
 
 import (
 	"fmt"
+	"math"
 	"slices"
 	"testing"
 	"time"
@@ -96,10 +97,10 @@ func TestAddedLatency(t *testing.T) {
 }
 
 // TestRepeaterCPU compares channels watched where they are published with channels watched
-// on another node, in turns.
+// on another node, in turns. A machine that does other things too disturbs some turns: the best one counts.
 func TestRepeaterCPU(t *testing.T) {
 	const shows, bits, turns, took = 16, 8_000_000, 3, 5 * time.Second
-	const noise = 1.5 // of a machine that does other things too: 0.87 to 1.27 were seen
+	const most = 1.2 // of an ingest and a viewer; 0.66 to 1.1 were seen, 0.86 to 1.15 of all turns
 	_, nodes := service(t, 2, "- use: broadcast\n", "- use: broadcast\n      with: {linger: 100ms}\n")
 	idle := cpu(nodes, took)
 	for i := range shows {
@@ -127,9 +128,10 @@ func TestRepeaterCPU(t *testing.T) {
 		return d
 	}
 	var one, two time.Duration
+	best := math.Inf(1)
 	for range turns {
-		one += spent(nodes[0])
-		two += spent(nodes[1])
+		a, b := spent(nodes[0]), spent(nodes[1])
+		one, two, best = one+a, two+b, min(best, float64(b-a)/float64(a))
 	}
 	gb := float64(shows*bits/8) * turns * took.Seconds() / 1e9
 	row := func(d time.Duration) string { return fmt.Sprintf("%.2f", d.Seconds()/gb) }
@@ -139,8 +141,9 @@ func TestRepeaterCPU(t *testing.T) {
 		{"one ingest, the repeater on both its nodes, one viewer", row(two)},
 		{"so the repeater", row(two - one)},
 	})
-	if got, most := two-one, time.Duration(noise*float64(one)); got > most {
-		t.Errorf("a repeater costs %v, an ingest and a viewer %v", got, one)
+	t.Logf("a repeater costs %.2f of an ingest and a viewer, in the best turn %.2f", float64(two-one)/float64(one), best)
+	if best > most {
+		t.Errorf("a repeater costs %.2f of an ingest and a viewer at the least, want at most %.2f", best, most)
 	}
 }
 

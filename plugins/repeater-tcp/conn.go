@@ -27,7 +27,7 @@ const (
 	// gathered into one write.
 	maxWrite = 256 << 10
 	// readBuffer has the small messages; large bodies are read past it.
-	readBuffer = 32 << 10
+	readBuffer = 8 << 10
 )
 
 // A conn reads and writes messages. One goroutine reads; any may write.

@@ -49,7 +49,8 @@
 //
 // A Header stands before the first Batch, and before each from which on it is another one. Skips is how
 // often the sender was too late for its own source and went on at a later keyframe, Missed how many frames it left out
-// by that, both since the Open. After Opened comes a Beat every quarter of a second. Its path is empty while
+// by that, both since the Open. After Opened comes a Beat every quarter of a second, unless media
+// have come since the last and it has nothing new to tell. Its path is empty while
 // live media come from nobody; leaving is 1 when the node goes and another parent should be found. Of recorded media no
 // more bytes of bodies are sent than there is credit for, but for the rest of a batch, and there need be none before the first is read; live media
 // need none, who reads them too slowly is moved to a later keyframe.

@@ -303,6 +303,7 @@ type feed struct {
 	live    bool
 	credit  atomic.Int64  // bytes of recorded media that may be sent
 	granted chan struct{} // holds one after credit has grown
+	sent    atomic.Bool   // media, since the last beat was due
 }
 
 func (f *feed) grant(n int64) {
@@ -336,14 +337,20 @@ func (f *feed) run(ctx context.Context) {
 	}
 }
 
-// beat tells the peer that this node is alive, and by which path the media come.
+// beat tells the peer that this node is alive, and by which path the media come. While they do come, and by the path that
+// was told, they tell it themselves.
 func (f *feed) beat(ctx context.Context) {
 	ticker := time.NewTicker(f.r.pace.beat)
 	defer ticker.Stop()
+	var told []string
 	for {
-		b := appendBool(begin(nil, kindBeat), f.r.leaving.Load())
-		if f.conn.send(finish(appendPath(b, f.path()), 0, 0)) != nil {
-			return // pump fails too, or the reading does
+		path, leaving := f.path(), f.r.leaving.Load()
+		if !f.sent.Swap(false) || leaving || len(path) == 0 || !slices.Equal(path, told) {
+			b := appendBool(begin(nil, kindBeat), leaving)
+			if f.conn.send(finish(appendPath(b, path), 0, 0)) != nil {
+				return // pump fails too, or the reading does
+			}
+			told = path
 		}
 		select {
 		case <-ticker.C:
@@ -390,6 +397,7 @@ func (f *feed) pump(ctx context.Context) error {
 				return fmt.Errorf("%w: %w", errWrite, err)
 			}
 			f.credit.Add(int64(-size))
+			f.sent.Store(true)
 			f.r.metrics.batchesOut.Add(float64(len(ready)))
 			f.r.metrics.framesOut.Add(float64(frames))
 			clear(ready)
