@@ -17,7 +17,7 @@ import (
 
 // elsewhere are the pages that have a test of their own: TestPluginsDocument in cmd/mediad, TestDocument in
 // e2e/cluster; and those without a command.
-var elsewhere = []string{"plugins.md", "cluster.md", "cluster-figures.md", "soak.md", "stages.md"}
+var elsewhere = []string{"plugins.md", "cluster.md", "cluster-figures.md", "soak.md", "stages.md", "torture-run.md"}
 
 // TestDocuments does what stands in README.md and docs, page by page, each on a machine of its own: what has a
 // prompt is run and what it prints compared, files that have a name are written, URLs in pages asked for. Blocks

@@ -13,6 +13,7 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/mediad/mediad/pipeline"
+	"github.com/mediad/mediad/pipeline/api"
 	"github.com/prometheus/client_golang/prometheus"
 )
 
@@ -116,6 +117,10 @@ func metricsTable(t *testing.T) string {
 			t.Error(err)
 		}
 	})
+	api.New(api.Options{Metrics: struct {
+		*recorder
+		prometheus.Gatherer
+	}{all, nil}, Log: log})
 	ctx, cancel := context.WithCancel(t.Context())
 	d.stages.Start()
 	cancel()

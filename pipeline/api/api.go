@@ -30,8 +30,11 @@ type Options struct {
 	// Stages are the stages as they are now, in the order of the file.
 	Stages func() []pipeline.Status
 	// Metrics has those of the stages, and gets the API's own.
-	Metrics *prometheus.Registry
-	Log     hclog.Logger
+	Metrics interface {
+		prometheus.Registerer
+		prometheus.Gatherer
+	}
+	Log hclog.Logger
 	// Token lets other machines in; "": none.
 	Token string
 	// Loopback says that only this machine can reach the listener. Pprof is served there alone.
