@@ -143,10 +143,7 @@ func (c coster) Cost(ctx context.Context, req media.OpenRequest) (media.Cost, er
 	if err != nil {
 		return media.Cost{}, err
 	}
-	if able, ok := made.(media.Coster); ok {
-		return able.Cost(ctx, req)
-	}
-	return media.Cost{Place: media.PlaceUnknown, Base: media.CostHTTP}, nil
+	return media.CostOf(ctx, made.(media.Reader), req)
 }
 
 func (e explainer) Explain(ctx context.Context, req media.OpenRequest) ([]media.Candidate, error) {

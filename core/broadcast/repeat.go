@@ -309,12 +309,9 @@ func (b *Broadcast) ask(ctx context.Context, req media.OpenRequest) []offer {
 	defer cancel()
 	var offers []offer
 	for _, in := range b.readers {
-		o := offer{Input: in, cost: media.Cost{Place: media.PlaceUnknown, Base: media.CostHTTP}}
-		if coster, ok := in.Reader.(media.Coster); ok {
-			o.cost, o.err = coster.Cost(ctx, req)
-		}
-		if o.err == nil && o.cost.Load >= media.Overloaded {
-			o.err = fmt.Errorf("%w: overloaded, %.0f%% of its busiest resource is in use", media.ErrUnavailable, 100*o.cost.Load)
+		o := offer{Input: in}
+		if o.cost, o.err = media.CostOf(ctx, in.Reader, req); o.err == nil {
+			o.err = o.cost.Err()
 		}
 		offers = append(offers, o)
 	}

@@ -199,8 +199,8 @@ func (b *broker) ask(ctx context.Context, req media.OpenRequest) []candidate {
 			c := candidate{in: in, resting: in.backoff.resting()}
 			c.cost, c.err = cost(ctx, in.Reader, req)
 			c.total = b.weights.Total(c.cost)
-			if c.err == nil && c.cost.Load >= media.Overloaded {
-				c.err = fmt.Errorf("%w: overloaded, %.0f%% of its busiest resource is in use", media.ErrUnavailable, 100*c.cost.Load)
+			if c.err == nil {
+				c.err = c.cost.Err()
 			}
 			candidates[i] = c
 		})
@@ -232,16 +232,11 @@ func trueLast(x, y bool) int {
 	return -1
 }
 
-// cost is what r says that req costs. A reader that knows nothing of costs
-// counts as an origin over HTTP.
+// cost is what r says that req costs, unless it says nothing.
 func cost(ctx context.Context, r media.Reader, req media.OpenRequest) (media.Cost, error) {
-	c, ok := r.(media.Coster)
-	if !ok {
-		return media.Cost{Place: media.PlaceUnknown, Base: media.CostHTTP}, nil
-	}
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
-	cost, err := c.Cost(ctx, req)
+	cost, err := media.CostOf(ctx, r, req)
 	if errors.Is(err, context.DeadlineExceeded) {
 		err = errSilent
 	}

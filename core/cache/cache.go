@@ -423,7 +423,7 @@ func (c *cache) Cost(ctx context.Context, req media.OpenRequest) (media.Cost, er
 	if c.holds(req) {
 		return media.Cost{Place: "memory", Base: media.CostMemory}, nil
 	}
-	return c.upstreamCost(ctx, c.above(req))
+	return media.CostOf(ctx, c.upstream, c.above(req))
 }
 
 // holds reports whether the position is in memory, and for a peer also what it needs
@@ -433,13 +433,6 @@ func (c *cache) holds(req media.OpenRequest) bool {
 	defer c.mu.Unlock()
 	o, g := c.lookup(req)
 	return g != nil && (req.Peer == "" || o.lends(g))
-}
-
-func (c *cache) upstreamCost(ctx context.Context, req media.OpenRequest) (media.Cost, error) {
-	if coster, ok := c.upstream.(media.Coster); ok {
-		return coster.Cost(ctx, req)
-	}
-	return media.Cost{Place: media.PlaceUnknown, Base: media.CostHTTP}, nil
 }
 
 // Explain lists the memory and what is upstream of it.
@@ -464,7 +457,7 @@ func (c *cache) explainUpstream(ctx context.Context, req media.OpenRequest) ([]m
 	if e, ok := c.upstream.(media.Explainer); ok {
 		return e.Explain(ctx, req)
 	}
-	cost, err := c.upstreamCost(ctx, req)
+	cost, err := media.CostOf(ctx, c.upstream, req)
 	if err != nil {
 		return nil, err
 	}

@@ -4,6 +4,7 @@ package media
 
 import (
 	"context"
+	"fmt"
 	"time"
 )
 
@@ -66,6 +67,22 @@ func (c Cost) Total() float64 { return DefaultWeights.Total(c) }
 // it. It fails as Open would, with ErrNotFound and the others.
 type Coster interface {
 	Cost(ctx context.Context, req OpenRequest) (Cost, error)
+}
+
+// CostOf is what opening req from r costs. A reader that cannot tell counts as an origin over HTTP.
+func CostOf(ctx context.Context, r Reader, req OpenRequest) (Cost, error) {
+	if c, ok := r.(Coster); ok {
+		return c.Cost(ctx, req)
+	}
+	return Cost{Place: PlaceUnknown, Base: CostHTTP}, nil
+}
+
+// Err says why the place is no candidate, nil when it is one.
+func (c Cost) Err() error {
+	if c.Load < Overloaded {
+		return nil
+	}
+	return fmt.Errorf("%w: overloaded, %.0f%% of its busiest resource is in use", ErrUnavailable, 100*c.Load)
 }
 
 // A Candidate is one way to open something, as an Explainer saw it.

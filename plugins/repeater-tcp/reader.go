@@ -161,8 +161,8 @@ func (r *repeater) askOne(ctx context.Context, c *candidate) {
 	case err != nil:
 	case node == r.self:
 		c.err = fmt.Errorf("%w: it is this node", media.ErrUnavailable)
-	case cost.Load >= media.Overloaded:
-		c.err = fmt.Errorf("%w: overloaded, %.0f%% of its busiest resource is in use", media.ErrUnavailable, 100*cost.Load)
+	default:
+		c.err = cost.Err()
 	}
 }
 
