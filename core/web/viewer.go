@@ -45,21 +45,21 @@ type viewer struct {
 }
 
 // watch plays to the client until one of them ends it. An error means that nothing
-// has been written yet.
+// has been written yet. A connection that was taken over is waited for by a goroutine of its own:
+// what the HTTP server keeps for a request takes more memory than all else of a viewer.
 func (a *app) watch(w http.ResponseWriter, r *http.Request, req stream.Request, form Form, e encoder) error {
 	s := a.server
 	select {
 	case s.viewers <- struct{}{}:
-		defer func() { <-s.viewers }()
 	default:
 		return &httpError{http.StatusServiceUnavailable, "there are too many viewers"}
 	}
 	count := s.metrics.viewers.WithLabelValues(string(form))
 	count.Inc()
-	defer count.Dec()
 
 	v := &viewer{encoder: e, begun: make(chan struct{}), refused: make(chan error, 1)}
-	v.ctx, v.cancel = context.WithCancel(r.Context())
+	v.ctx, v.cancel = context.WithCancel(context.WithoutCancel(r.Context()))
+	unfollow := context.AfterFunc(r.Context(), v.cancel)
 	v.open = func() (wire, error) {
 		bytes := s.metrics.bytes.WithLabelValues(string(form))
 		w.Header().Set("Cache-Control", "no-store")
@@ -74,14 +74,27 @@ func (a *app) watch(w http.ResponseWriter, r *http.Request, req stream.Request, 
 	player := a.NewPlayer(v.of(r))
 	player.Buffer(ahead)
 	player.Play(req)
-	err := v.begin(s.limits.Wait)
-	if err == nil {
-		stop := context.AfterFunc(v.ctx, v.wire.shut)
-		v.wire.wait()
-		defer stop()
+	end := func() {
+		v.cancel()
+		player.Close()
+		count.Dec()
+		<-s.viewers
 	}
-	v.cancel()
-	player.Close()
+	err := v.begin(s.limits.Wait)
+	if err == nil && socketOf(v.wire) != nil {
+		unfollow() // the request ends now
+		a.work.Go(func() {
+			defer context.AfterFunc(a.ctx, v.cancel)()
+			v.wait()
+			end()
+			v.wire.shut()
+		})
+		return nil
+	}
+	if err == nil {
+		v.wait()
+	}
+	end()
 	if v.wire == nil {
 		return err
 	}
@@ -90,6 +103,12 @@ func (a *app) watch(w http.ResponseWriter, r *http.Request, req stream.Request, 
 	}
 	v.wire.shut()
 	return nil
+}
+
+// wait waits until the client has left, or v is to end.
+func (v *viewer) wait() {
+	defer context.AfterFunc(v.ctx, v.wire.shut)()
+	v.wire.wait()
 }
 
 // of is v as its player is to see it, for the client of r.
@@ -187,7 +206,7 @@ func (v *viewer) put() error {
 		if err != nil {
 			return err
 		}
-		v.wire = wire
+		v.wire, v.open = wire, nil // which has the request
 		close(v.begun)
 	}
 	return v.wire.write(v.queue)
