@@ -45,7 +45,7 @@ func TestReader(t *testing.T) {
 		_, err := client.Write(sent)
 		written <- errors.Join(err, client.CloseWrite())
 	}()
-	got, err := io.ReadAll(Reader(server))
+	got, err := io.ReadAll(Reading(server))
 	if err != nil || !bytes.Equal(got, sent) {
 		t.Errorf("%d bytes of %d, %v", len(got), len(sent), err)
 	}

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/mediad/mediad/core/media"
+	"github.com/mediad/mediad/core/nowait"
 	"github.com/prometheus/client_golang/prometheus"
 )
 
@@ -33,6 +34,7 @@ const (
 // A conn reads and writes messages. One goroutine reads; any may write.
 type conn struct {
 	net.Conn
+	from io.Reader // reads from Conn
 	decoder
 	node string // on the other side, as it says
 	// idle, when it is not 0, is how long the other side may send nothing. It is
@@ -50,7 +52,7 @@ type conn struct {
 }
 
 func (r *repeater) newConn(c net.Conn) *conn {
-	n := &conn{Conn: c, sent: r.metrics.sent, received: r.metrics.received}
+	n := &conn{Conn: c, from: nowait.Reader(c), sent: r.metrics.sent, received: r.metrics.received}
 	n.in = bufio.NewReaderSize(n, readBuffer)
 	return n
 }
@@ -60,7 +62,7 @@ func (c *conn) Read(p []byte) (int, error) {
 	if c.idle > 0 {
 		_ = c.SetReadDeadline(time.Now().Add(c.idle))
 	}
-	n, err := c.Conn.Read(p)
+	n, err := c.from.Read(p)
 	c.received.Add(float64(n))
 	return n, err
 }
@@ -231,7 +233,7 @@ func (r *repeater) connect(ctx context.Context, address string) (net.Conn, error
 		c.Close()
 		return nil, err
 	}
-	t := tls.Client(c, r.certs.Client(host))
+	t := tls.Client(nowait.Reading(c), r.certs.Client(host))
 	if err := t.HandshakeContext(ctx); err != nil {
 		c.Close()
 		return nil, err

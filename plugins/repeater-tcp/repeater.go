@@ -18,6 +18,7 @@ import (
 	"github.com/mediad/mediad/core/broker"
 	"github.com/mediad/mediad/core/certs"
 	"github.com/mediad/mediad/core/media"
+	"github.com/mediad/mediad/core/nowait"
 	"github.com/mediad/mediad/core/stage"
 )
 
@@ -310,7 +311,7 @@ func (r *repeater) accept(ctx context.Context, l net.Listener) error {
 			continue
 		}
 		if r.certs != nil {
-			c = tls.Server(c, r.certs.Server())
+			c = tls.Server(nowait.Reading(c), r.certs.Server())
 		}
 		peer := r.newConn(c)
 		served := r.run(func() {

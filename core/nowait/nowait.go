@@ -3,6 +3,11 @@
 // Linux there are no such sockets, and the net package reads.
 package nowait
 
+import (
+	"io"
+	"net"
+)
+
 // After is what is left of queue after its first n bytes, and how many of these are of
 // the first piece that is left.
 func After(queue [][]byte, n int) (rest [][]byte, first int) {
@@ -12,3 +17,13 @@ func After(queue [][]byte, n int) (rest [][]byte, first int) {
 	}
 	return queue, n
 }
+
+// Reading returns conn with the reads of Reader, for what is put on top of it, such as TLS.
+func Reading(conn net.Conn) net.Conn { return reading{conn, Reader(conn)} }
+
+type reading struct {
+	net.Conn
+	from io.Reader
+}
+
+func (r reading) Read(p []byte) (int, error) { return r.from.Read(p) }
