@@ -47,12 +47,12 @@ type conn struct {
 	scratch []byte        // all but the bodies of what is being written
 	queue   [][]byte      // what is to be written
 	pieces  [][]byte      // what one write takes of it
-	vec     net.Buffers   // the same; the write consumes it
-	joined  []byte        // the same in one, for TLS
+	socket  nowait.Socket // of Conn, none for TLS
+	joined  []byte        // pieces in one, for TLS
 }
 
 func (r *repeater) newConn(c net.Conn) *conn {
-	n := &conn{Conn: c, from: nowait.Reader(c), sent: r.metrics.sent, received: r.metrics.received}
+	n := &conn{Conn: c, from: nowait.Reader(c), socket: nowait.Of(c), sent: r.metrics.sent, received: r.metrics.received}
 	n.in = bufio.NewReaderSize(n, readBuffer)
 	return n
 }
@@ -174,9 +174,9 @@ func (c *conn) flush() error {
 
 // write writes the pieces with one system call, and with TLS in as few records as can be.
 func (c *conn) write() (int64, error) {
-	if _, ok := c.Conn.(*net.TCPConn); ok {
-		c.vec = c.pieces
-		return c.vec.WriteTo(c.Conn)
+	if tcp, ok := c.Conn.(*net.TCPConn); ok {
+		n, err := c.socket.WriteAll(tcp, c.pieces)
+		return int64(n), err
 	}
 	c.joined = c.joined[:0]
 	for _, p := range c.pieces {
