@@ -91,7 +91,7 @@ func (s Socket) WriteAll(conn *net.TCPConn, queue [][]byte) (written int, err er
 		var n int
 		n, err = s.Write(queue)
 		written += n
-		if queue, n = After(queue, n); len(queue) > 0 {
+		if queue, n = after(queue, n); len(queue) > 0 {
 			queue[0] = queue[0][n:]
 		}
 		return err != nil || len(queue) == 0

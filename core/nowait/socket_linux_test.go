@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-// A socket takes what there is room for, and the rest of the queue is what After says.
+// A socket takes what there is room for, and the rest of the queue is what after says.
 func TestSocket(t *testing.T) {
 	server, client := pair(t)
 	s := Of(server)
@@ -26,7 +26,7 @@ func TestSocket(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		rest, first := After(queue, n)
+		rest, first := after(queue, n)
 		if queue = rest; len(queue) > 0 {
 			queue[0] = queue[0][first:]
 			stops++

@@ -161,7 +161,7 @@ func (w *Writer) Try(shared [][]byte) (done bool, err error) {
 	if err != nil {
 		w.err = fmt.Errorf("write to the client: %w", err)
 	}
-	w.keep(After(queue, n))
+	w.keep(after(queue, n))
 	return len(w.Queue) == 0, w.err
 }
 
