@@ -338,6 +338,7 @@ type cursor struct {
 
 // open returns a cursor at the join point for from.
 func (c *channel) open(from time.Duration) *cursor {
+	cur := &cursor{channel: c, closed: make(chan struct{})}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.readers++
@@ -345,7 +346,6 @@ func (c *channel) open(from time.Duration) *cursor {
 	if c.idle != nil {
 		c.idle.Stop()
 	}
-	cur := &cursor{channel: c, closed: make(chan struct{})}
 	at, ok := c.ring.newest()
 	if from >= 0 {
 		at, ok = c.ring.at(from)

@@ -720,6 +720,36 @@ func TestPacing(t *testing.T) {
 	}
 }
 
+// Those who came at different times are sent what is due at the same.
+func TestBeat(t *testing.T) {
+	in(t, func(t *testing.T, h *house) {
+		began := time.Now()
+		var viewers []*screen
+		for range 3 {
+			p, v := h.watch()
+			defer p.Close()
+			p.Buffer(0)
+			p.Play(ask("film"))
+			viewers = append(viewers, v)
+			time.Sleep(35 * ms)
+		}
+		sent := make([]int, len(viewers))
+		for time.Since(began) < 4*time.Second {
+			for i, v := range viewers {
+				n := len(v.frames())
+				if off := time.Since(began) % beat; n > sent[i] && sent[i] > 0 && off > ms {
+					t.Errorf("viewer %d is sent something %v after a beat", i, off)
+				}
+				sent[i] = n
+			}
+			time.Sleep(ms)
+		}
+		if sent[2] < 5*20 {
+			t.Errorf("%d frames are sent", sent)
+		}
+	})
+}
+
 // A client that starts within a GOP is as far ahead of its clock as another.
 func TestPacingFromPosition(t *testing.T) {
 	in(t, func(t *testing.T, h *house) {

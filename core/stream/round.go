@@ -96,8 +96,11 @@ type round struct {
 	empty   chan struct{} // closed when the last has left
 	boarded chan struct{} // holds one, after a player has boarded
 
+	door  sync.Mutex // apart from mu, so that a crowd that boards does not stand between the round and its writing
+	queue []*player  // who stand where they came, until the next write
+
 	mu       sync.Mutex // held while writing: players belong to the round's goroutine then
-	boarding []*player  // who stand where they came, until the next write
+	boarding []*player  // who were in the queue
 	riders   []rider
 	at       uint64      // what riders are sent next
 	sent     media.Clock // what riders have been sent
@@ -128,10 +131,10 @@ func (p *player) rides() bool {
 func (p *player) board() {
 	feed, _ := p.fed.Place()
 	r := p.stage.rounds.join(feed.(Feed))
-	r.mu.Lock()
-	defer r.mu.Unlock()
+	r.door.Lock()
+	defer r.door.Unlock()
 	p.round = r
-	r.boarding = append(r.boarding, p)
+	r.queue = append(r.queue, p)
 	p.stay = context.AfterFunc(p.calm, func() {
 		r.remove(p)
 		p.run()
@@ -145,7 +148,9 @@ func (p *player) board() {
 func (r *round) remove(p *player) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.boarding = slices.DeleteFunc(r.boarding, func(x *player) bool { return x == p })
+	r.door.Lock()
+	r.queue = slices.DeleteFunc(r.queue, func(x *player) bool { return x == p })
+	r.door.Unlock()
 	r.riders = slices.DeleteFunc(r.riders, func(x rider) bool {
 		if x.player == p {
 			r.settle(p)
@@ -279,6 +284,9 @@ func (r *round) pending() (bytes int, more <-chan struct{}) {
 func (r *round) write() <-chan struct{} {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.door.Lock()
+	r.boarding, r.queue = r.queue, r.boarding
+	r.door.Unlock()
 	ready := r.feed.Ready() // before anything is read, so that nothing is missed
 	from := uint64(math.MaxUint64)
 	if len(r.riders) > 0 {
@@ -387,7 +395,8 @@ func (r *round) dismiss() {
 	for _, p := range r.boarding {
 		p.putOff()
 	}
-	r.riders, r.boarding = nil, nil
+	clear(r.boarding)
+	r.riders, r.boarding = nil, r.boarding[:0]
 }
 
 // merge makes as few batches as it can of those that follow each other: what is

@@ -22,8 +22,11 @@ type Skipper interface{ Skips() int }
 // players from running dry that say 0 for "as soon as possible". The upper one is
 // what rtmpdump says, which downloads and does not watch: a large buffer costs the
 // server bandwidth but no memory, since at most one batch is read before it is due.
+//
+// What is due is sent on the next beat, which is within the slack.
 const (
 	slack         = time.Second
+	beat          = slack / 10
 	defaultBuffer = 3 * time.Second // as ffmpeg
 	minBuffer     = 100 * time.Millisecond
 	maxBuffer     = 10 * time.Hour
@@ -187,13 +190,23 @@ func (p *player) stuck(err error) event {
 func (p *player) early() time.Duration {
 	switch {
 	case !p.info.Live:
-		return p.batch.DTS() - p.base - p.buffer - slack - time.Since(p.since)
+		return p.stage.beat(p.batch.DTS() - p.base - p.buffer - slack - time.Since(p.since))
 	case p.fed == nil && !p.jump:
 		if b, ok := p.source.(media.Buffered); ok && b.Buffered() == 0 {
 			return p.stage.rounds.latency.hold(0)
 		}
 	}
 	return 0
+}
+
+// beat puts off what is due in d until the next beat, which all players have in common: those
+// that wake together cost less than those that wake one by one.
+func (s *stream) beat(d time.Duration) time.Duration {
+	if d <= 0 {
+		return d
+	}
+	past := (time.Since(s.began) + d) % beat
+	return d + (beat-past)%beat
 }
 
 // wait waits for d, and reports false when an event comes first.

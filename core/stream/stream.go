@@ -9,6 +9,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/mediad/mediad/core/access"
 	"github.com/mediad/mediad/core/media"
@@ -63,6 +64,7 @@ func Kind(front Front, web Web) stage.Kind {
 				metrics:  metrics,
 				players:  map[*player]struct{}{},
 				audience: map[string]map[string]int{},
+				began:    time.Now(),
 				rounds:   rounds{latency: set.Latency, metrics: metrics, of: map[Feed][]*round{}},
 			}, nil
 		},
@@ -80,6 +82,7 @@ type stream struct {
 	guard   *access.Guard
 	metrics *metrics
 	rounds  rounds
+	began   time.Time
 
 	mu       sync.Mutex
 	players  map[*player]struct{}
