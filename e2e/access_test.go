@@ -3,11 +3,13 @@ package e2e
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"slices"
 	"sync"
 	"testing"
@@ -236,4 +238,34 @@ func TestCallbackIsToldOfTheEnd(t *testing.T) {
 		}
 		return err
 	})
+}
+
+// listen.connections bounds those of RTMP, and as many viewers over HTTP.
+func TestConnections(t *testing.T) {
+	t.Parallel()
+	d := start(t, live, edited(t, "listen: {", "listen: {connections: 2, "))
+	p, err := d.Publish(lab.Publication{Path: "live/show"})
+	lab.Must(t, err)
+	defer p.Close()
+	v, err := d.Watch("live/show")
+	lab.Must(t, err)
+	defer v.Close()
+	conn, err := net.Dial("tcp", d.RTMP)
+	lab.Must(t, err)
+	defer conn.Close()
+	lab.Must(t, conn.SetReadDeadline(time.Now().Add(10*time.Second)))
+	if _, err := conn.Read(make([]byte, 1)); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("the third connection is taken: %v", err)
+	}
+	for i, want := range []int{200, 200, 503} {
+		resp, err := http.Get("http://" + d.HTTP + "/live/show.flv")
+		lab.Must(t, err)
+		defer resp.Body.Close()
+		if resp.StatusCode != want {
+			t.Errorf("viewer %d over HTTP is answered %d, want %d", i+1, resp.StatusCode, want)
+		}
+	}
+	if n := d.metric(`mediad_rtmp_closed_total{cause="limit"}`); n != 1 {
+		t.Errorf("%v connections are counted as too many", n)
+	}
 }

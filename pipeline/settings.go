@@ -18,14 +18,18 @@ import (
 
 // Listen is where the daemon listens; nowhere when an address is empty.
 type Listen struct {
-	RTMP  string `set:"rtmp" doc:"address for publishers and players"`
-	RTMPS string `set:"rtmps" doc:"the same with TLS"`
-	HTTP  string `set:"http" doc:"address for watching over HTTP, the console, metrics and the API"`
-	HTTPS string `set:"https" doc:"the same with TLS"`
-	Cert  string `set:"cert" doc:"file with the certificate chain (PEM) of rtmps and https; read again when it changes"`
-	Key   string `set:"key" doc:"file with its key (PEM)"`
-	Token string `set:"token" doc:"lets other machines use the console, metrics and the API, which are for this machine alone without it"`
+	RTMP        string `set:"rtmp" doc:"address for publishers and players"`
+	RTMPS       string `set:"rtmps" doc:"the same with TLS"`
+	HTTP        string `set:"http" doc:"address for watching over HTTP, the console, metrics and the API"`
+	HTTPS       string `set:"https" doc:"the same with TLS"`
+	Cert        string `set:"cert" doc:"file with the certificate chain (PEM) of rtmps and https; read again when it changes"`
+	Key         string `set:"key" doc:"file with its key (PEM)"`
+	Connections int    `set:"connections" doc:"how many RTMP connections there may be at a time, and as many viewers over HTTP"`
+	Token       string `set:"token" doc:"lets other machines use the console, metrics and the API, which are for this machine alone without it"`
 }
+
+// maxConnections is how many descriptors Linux gives to one process as it comes (fs.nr_open).
+const maxConnections = 1 << 20
 
 // minToken is the shortest token in bytes.
 const minToken = 16
@@ -43,6 +47,9 @@ func (l *Listen) Check() error {
 		if l.Key == "" {
 			errs = append(errs, stage.Wrong("key", "is missing: rtmps and https need the key of the certificate"))
 		}
+	}
+	if l.Connections < 1 || l.Connections > maxConnections {
+		errs = append(errs, stage.Wrong("connections", "is %d, allowed are 1 to %d", l.Connections, maxConnections))
 	}
 	if l.Token != "" && len(l.Token) < minToken {
 		errs = append(errs, stage.Wrong("token", "is %d bytes long, which can be guessed: use at least %d (openssl rand -hex 16)", len(l.Token), minToken))
@@ -102,7 +109,7 @@ type general struct {
 }
 
 var (
-	listenKind  = stage.Kind{Settings: func() any { return &Listen{RTMP: ":1935"} }}
+	listenKind  = stage.Kind{Settings: func() any { return &Listen{RTMP: ":1935", Connections: 10_000} }}
 	pluginsKind = stage.Kind{Settings: func() any { return &Plugins{} }}
 	logKind     = stage.Kind{Settings: func() any { return &Log{Level: "info", Format: "text"} }}
 	clusterKind = stage.Kind{Settings: func() any { c := cluster.DefaultConfig(); return &c }}

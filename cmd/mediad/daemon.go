@@ -57,8 +57,14 @@ func newDaemon(g *pipeline.Graph, log hclog.Logger, metrics prometheus.Registere
 	d := &daemon{graph: g, log: log, tickets: access.NewTickets()}
 	d.refused = promauto.With(metrics).NewCounter(prometheus.CounterOpts{
 		Name: "mediad_reloads_refused_total", Help: "Reloads that were refused; all went on as it was."})
-	server := rtmp.New(rtmp.Options{Log: log.Named("rtmp"), Metrics: metrics, Drain: g.Drain, Elsewhere: d.elsewhere})
-	d.rtmp, d.pages = server, web.New(web.Options{Log: log.Named("web"), Metrics: metrics, Tickets: d.tickets})
+	server := rtmp.New(rtmp.Options{
+		Log: log.Named("rtmp"), Metrics: metrics, Drain: g.Drain, Elsewhere: d.elsewhere,
+		Limits: rtmp.Limits{Connections: g.Listen.Connections},
+	})
+	d.rtmp, d.pages = server, web.New(web.Options{
+		Log: log.Named("web"), Metrics: metrics, Tickets: d.tickets,
+		Limits: web.Limits{Viewers: g.Listen.Connections},
+	})
 	d.kinds = kinds(server, d.pages)
 	var nodes stage.Nodes
 	var err error
