@@ -51,7 +51,6 @@ type Writer struct {
 
 	conn    net.Conn
 	timeout time.Duration
-	iov     [][]byte // what one write takes of the queue
 	bytes   prometheus.Counter
 }
 
@@ -79,35 +78,36 @@ func (w *Writer) Prompt() bool { return w.socket.Exists() }
 // Flush writes the queue. It is one system call up to MaxWrite bytes.
 func (w *Writer) Flush() error {
 	for rest := w.Queue; len(rest) > 0 && w.err == nil; {
-		rest = w.take(rest)
-		w.err = w.write()
+		n, over := within(rest, MaxWrite)
+		last := rest[n-1]
+		here := len(last) - over
+		rest[n-1] = last[:here]
+		if w.err = w.write(rest[:n]); over > 0 {
+			n--
+			rest[n] = last[here:]
+		}
+		rest = rest[n:]
 	}
 	clear(w.Queue)
 	w.Queue, w.Scratch = w.Queue[:0], w.Scratch[:0]
 	if cap(w.Queue) > maxQueue {
-		w.Queue, w.Scratch, w.iov = nil, nil, nil
+		w.Queue, w.Scratch = nil, nil
 	}
 	return w.err
 }
 
-// take moves up to MaxWrite bytes of queue to iov and returns what is left.
-func (w *Writer) take(queue [][]byte) [][]byte {
-	w.iov = w.iov[:0]
-	for room := MaxWrite; len(queue) > 0 && room > 0; {
-		if len(queue[0]) > room {
-			w.iov = append(w.iov, queue[0][:room])
-			queue[0] = queue[0][room:]
-			break
-		}
-		room -= len(queue[0])
-		w.iov = append(w.iov, queue[0])
-		queue = queue[1:]
+// within returns how many pieces of queue begin within the first room bytes, and by how many
+// bytes these go beyond them.
+func within(queue [][]byte, room int) (pieces, over int) {
+	for pieces < len(queue) && room > 0 {
+		room -= len(queue[pieces])
+		pieces++
 	}
-	return queue
+	return pieces, max(-room, 0)
 }
 
-// write writes iov.
-func (w *Writer) write() error {
+// write writes a part of the queue, which it may change.
+func (w *Writer) write(pieces [][]byte) error {
 	_ = w.conn.SetWriteDeadline(time.Now().Add(w.timeout))
 	if w.closed.Load() { // in this order, or the deadline would undo Shut's
 		return media.ErrClosed
@@ -115,11 +115,10 @@ func (w *Writer) write() error {
 	var n int
 	var err error
 	if conn, ok := w.conn.(*net.TCPConn); ok {
-		n, err = w.socket.WriteAll(conn, w.iov)
+		n, err = w.socket.WriteAll(conn, pieces)
 	} else {
-		n, err = WriteJoined(w.conn, w.iov)
+		n, err = WriteJoined(w.conn, pieces)
 	}
-	clear(w.iov) // a connection at rest keeps no batch
 	w.bytes.Add(float64(n))
 	switch {
 	case err == nil:

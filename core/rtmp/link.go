@@ -76,6 +76,7 @@ func (l *link) answer(c1 handshake.S1C1) error {
 	s2 := handshake.S2C2{Time: c1.Time, Time2: binary.BigEndian.Uint32(c1.Version[:]), Random: c1.Random}
 
 	var b bytes.Buffer
+	b.Grow(1 + 1536 + 1536)
 	out := handshake.NewEncoder(&b)
 	if err := errors.Join(out.EncodeS0C0(&s0), out.EncodeS1C1(&s1), out.EncodeS2C2(&s2)); err != nil {
 		return err

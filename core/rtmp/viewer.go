@@ -5,6 +5,7 @@ package rtmp
 import (
 	"bytes"
 	"context"
+	"slices"
 	"time"
 
 	"github.com/mediad/mediad/core/amf"
@@ -95,6 +96,7 @@ func (v *viewer) Write(batches []*media.Batch) error {
 }
 
 func (v *viewer) put(o *output, batches []*media.Batch) {
+	o.Queue = slices.Grow(o.Queue, len(batches))
 	for _, b := range batches {
 		if b.Header() != v.header {
 			v.putHeader(o, b)
