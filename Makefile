@@ -46,7 +46,7 @@ soak:
 # stands in the documents, and what is given to people, is tried with the programs of the rest.
 tools:
 	.ci/install gcc:gcc ffmpeg:ffmpeg ffprobe:ffmpeg ffplay:ffmpeg rtmpdump:rtmpdump pgrep:procps prlimit:util-linux nsenter:util-linux strace:strace \
-		chromium:chromium node:nodejs npm:npm \
+		cvlc:vlc-bin /usr/share/doc/vlc-plugin-base:vlc-plugin-base runuser:util-linux chromium:chromium node:nodejs npm:npm \
 		/usr/lib/python3/dist-packages/grpc:python3-grpcio /usr/lib/python3/dist-packages/google/protobuf:python3-protobuf \
 		ip:iproute2 curl:curl openssl:openssl nginx:nginx /usr/lib/nginx/modules/ngx_rtmp_module.so:libnginx-mod-rtmp \
 		dpkg-deb:dpkg xz:xz-utils /etc/ssl/certs/ca-certificates.crt:ca-certificates qemu-aarch64-static:qemu-user-static buildah:buildah \

@@ -84,6 +84,10 @@ func (a *app) serveLive(w http.ResponseWriter, r *http.Request, name, file strin
 		return media.ErrNotFound
 	}
 	defer c.use(r)()
+	if file == gapFile {
+		w.Header().Set("Content-Type", "video/mp4")
+		return nil
+	}
 	for _, m := range c.all() {
 		if ok, err := m.serve(w, r, file); ok || err != nil {
 			return err

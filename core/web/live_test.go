@@ -201,10 +201,14 @@ func TestLiveHLS(t *testing.T) {
 		}
 	}
 	for _, file := range []string{"0123456789ab_video1_stream.m3u8", "0123456789ab_video1_part1.mp4",
-		strings.Replace(hint, "part", "part99", 1), "gap.mp4"} {
+		strings.Replace(hint, "part", "part99", 1)} {
 		if resp, _ := get(t, url+file); resp.StatusCode != 404 {
 			t.Errorf("%s: %s", file, resp.Status)
 		}
+	}
+
+	if resp, text := get(t, url+gapFile); resp.StatusCode != 200 || text != "" {
+		t.Errorf("a gap is %s, %q", resp.Status, text)
 	}
 
 	// The end is told, and all of it can be seen.

@@ -25,8 +25,13 @@ const (
 
 // liveFile are the files of a live muxer. gohlslib gives parts and segments the suffix
 // .mp4, so they are told from media by the rest of their names.
-// A live playlist begins with gaps, which some players ask for though there is nothing.
+// A live playlist begins with gaps.
 var liveFile = regexp.MustCompile(`^([0-9a-f]{12}_(video|audio)[0-9]+_(stream\.m3u8|init\.mp4|(seg|part)[0-9]+\.mp4)|gap\.mp4)$`)
+
+// gapFile is what gohlslib calls a segment that does not exist (EXT-X-GAP, RFC 8216bis,
+// 4.4.4.7). Players that do not know the tag ask for it: VLC 3 does not go on after
+// an error, but does after an empty file.
+const gapFile = "gap.mp4"
 
 func parse(path string) (target, error) {
 	dir, file := "", path
