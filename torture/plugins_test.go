@@ -6,7 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -279,43 +279,84 @@ func slowWriter(t *testing.T, h *house) {
 	}
 }
 
-// A plugin that ends whenever it is started is started again less and less often, five
-// times in a minute, by a stage that is made again as often. Then it is given up, and
-// nothing else with it.
-func TestT35_PluginKilledAtStart(t *testing.T) {
+// crashing is a reader that ends whenever it is started, until it is mended: but not when
+// it is asked what it is. It notes each start.
+const crashing = `#!/bin/sh
+echo start >>starts
+[ $(wc -l <starts) = 1 ] || [ -e mended ] || { echo boom >&2; exit 7; }
+exec %s plugin reader-disk
+`
+
+// A plugin that crashes at its start is started five times, less and less often, and then
+// given up, with what needs it and nothing else. A reload begins again.
+func TestT35_CrashesAtStart(t *testing.T) {
 	t.Parallel()
-	if !all {
-		return // it leaves the stage behind for good, and takes a daemon of its own
+	const folder = "plugins: {dir: ./plugins.d}\n"
+	h := open(t, apart+folder, func(d *lab.Daemon) {
+		must(t, os.Mkdir(d.Path("plugins.d"), 0o755))
+		must(t, os.WriteFile(d.Path("plugins.d", "reader-crashing"), fmt.Appendf(nil, crashing, filepath.Join(binaries, "mediad")), 0o755))
+	})
+	starts := func() int {
+		text, err := os.ReadFile(h.Path("starts"))
+		must(t, err)
+		return strings.Count(string(text), "start")
 	}
-	h := open(t, apart)
+	const stage = "crashing/reader-crashing"
+	lines := h.Log.Len()
+	must(t, h.Configure(healthy+apart+"  crashing:\n    - use: reader-crashing\n      with: {root: ./media}\n    - use: stream\n      with: {app: crashing}\n"+folder))
+	must(t, h.Reload())
 	degraded := false
-	killed := map[int]bool{}
-	must(t, lab.Eventually(3*time.Minute, func() error {
-		if pid, err := h.running(reader); err == nil && !killed[pid] {
-			killed[pid] = true
-			_ = syscall.Kill(pid, syscall.SIGKILL) // it may have ended
-		}
+	must(t, lab.Eventually(time.Minute, func() error {
 		text, err := h.Get("/healthz")
 		switch {
 		case err == nil:
-			degraded = degraded || strings.Contains(string(text), "degraded") && strings.Contains(string(text), reader)
-		case strings.Contains(err.Error(), reader) && strings.Contains(err.Error(), "failing"):
+			degraded = degraded || strings.Contains(string(text), "degraded") && strings.Contains(string(text), stage)
+		case strings.Contains(err.Error(), "failing") && strings.Contains(err.Error(), stage) && strings.Contains(err.Error(), "given up after 5 failures within 1m0s"):
 			return nil
 		}
-		return errors.New("it is started again and again")
+		return fmt.Errorf("it is not given up: %s, %w", text, err)
 	}))
-	if log := strings.Join(h.Log.From(0), "\n"); !degraded || !strings.Contains(log, "5 failures within 1m0s") || !strings.Contains(log, "has failed 5 times within 1m0s") {
-		t.Errorf("after %d starts it is given up; /healthz was degraded: %v", len(killed), degraded)
+	if !degraded {
+		t.Error("/healthz was not degraded meanwhile")
+	}
+	must(t, h.viewers[0].Until(h.publisher.Sent()+3*lab.GOP, 20*time.Second)) // it is not made again after a second
+	if n := starts(); n != 1+5 {
+		t.Errorf("it was started %d times after it had told what it is", n-1)
+	}
+	for series, want := range map[string]float64{"mediad_plugin_starts_total": 5, "mediad_plugin_failures_total": 5, "mediad_plugin_given_up_total": 1, "mediad_stage_up": 0} {
+		if n := h.count(t, series+`{pipeline="crashing"}`); n != want {
+			t.Errorf("%s is %v, want %v", series, n, want)
+		}
+	}
+	again, over := 0, 0
+	for _, line := range h.troubles(lines) {
+		switch {
+		case strings.Contains(line, stage+": the plugin failed and is started again") && strings.Contains(line, "boom"):
+			again++
+		case strings.Contains(line, "the stage is not started again") && strings.Contains(line, "given up after 5 failures within 1m0s") && strings.Contains(line, "boom"):
+			over++
+		default:
+			t.Errorf("this is logged too: %s", line)
+		}
+	}
+	if again != 4 || over != 1 {
+		t.Errorf("the log says %d times that it is started again, and %d times that it is not", again, over)
 	}
 	var refused *rtmp.StatusError
-	if _, err := h.play(t.Context(), "apart/healthy.flv"); !errors.As(err, &refused) || refused.Code != "NetConnection.Connect.InvalidApp" {
+	if _, err := h.play(t.Context(), "crashing/healthy.flv"); !errors.As(err, &refused) || refused.Code != "NetConnection.Connect.InvalidApp" {
 		t.Errorf("who plays from it gets %v", err)
 	}
-	t.Logf("saw: given up after %d starts, /healthz names it, no frame of others missing", len(killed))
-	var exit *exec.ExitError
-	if err := h.leave(t); !errors.As(err, &exit) || exit.ExitCode() != 1 {
-		t.Errorf("the daemon, a stage of which has failed, exits with %v", err)
+	h.unharmed(t)
+
+	must(t, os.WriteFile(h.Path("mended"), nil, 0o644))
+	must(t, h.Reload())
+	if s := h.played(t, "crashing/healthy.flv"); s.unbroken() != filmFrames || starts() != 1+5+1 {
+		t.Errorf("once it is mended it plays %d frames, %s, after %d starts", s.unbroken(), s.end, starts())
 	}
+	_, err := h.Get("/healthz")
+	must(t, err)
+	t.Log("saw: given up after 5 starts, /healthz names it, no frame of others missing; a reload starts it again")
+	h.close(t)
 }
 
 func TestT42_DaemonKilled(t *testing.T) {
