@@ -21,7 +21,7 @@ import (
 
 func (d *daemon) dial(app string) *rtmp.Client {
 	d.t.Helper()
-	ctx, cancel := context.WithTimeout(d.t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(d.t.Context(), 30*time.Second)
 	defer cancel()
 	c, err := rtmp.Dial(ctx, d.URL(app))
 	if err != nil {
@@ -75,7 +75,7 @@ type publisher struct {
 func (d *daemon) publisher(name string) *publisher {
 	d.t.Helper()
 	c := d.dial("live")
-	ctx, cancel := context.WithTimeout(d.t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(d.t.Context(), 30*time.Second)
 	defer cancel()
 	if err := c.Publish(ctx, name, "live"); err != nil {
 		d.t.Fatal(err)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"slices"
 	"strings"
@@ -283,6 +284,39 @@ pipelines:
 		inOrder(t, s.events, "stopped live/ingest", "stopped one/playout", "stopped all/broker", "stopped live/broadcast")
 		inOrder(t, s.events, "stopped live/ingest", "stopped two/playout", "stopped all/broker")
 	})
+}
+
+// A stage that has tried again itself is not made again, nor is one that refuses its settings.
+func TestSupervisor_LastingFailures(t *testing.T) {
+	for name, lasting := range map[string]error{
+		"given up": fmt.Errorf("%w after 5 failures", stage.ErrGivenUp),
+		"setting":  stage.Wrong("memory", "is too much"),
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := &stages{serve: map[string]func(context.Context) error{"on-demand/cache": later(lasting)}}
+				sup, log, err := shipped(t, s)
+				if err != nil {
+					t.Fatal(err)
+				}
+				ctx, cancel := context.WithCancel(t.Context())
+				sup.Start()
+				waited := make(chan error, 1)
+				go func() { waited <- sup.Wait(ctx) }()
+				time.Sleep(2 * failuresWithin)
+				cancel()
+				if err := <-waited; !errors.Is(err, lasting) {
+					t.Error(err)
+				}
+				if made := slices.Index(s.events, "new on-demand/cache"); slices.Contains(s.events[made+1:], "new on-demand/cache") {
+					t.Error("it is made again")
+				}
+				if n := strings.Count(log.String(), lasting.Error()); n != 1 {
+					t.Errorf("the log says %d times why:\n%s", n, log)
+				}
+			})
+		})
+	}
 }
 
 // A stage whose process is being started again is called that, though it has not failed.

@@ -27,7 +27,7 @@ const trial = 500 * time.Millisecond
 // that after the next, up to maxWait, and from the start when it has been served
 // for failuresWithin. It is left as it is after maxFailures in that time: it would
 // only be a load then, on whatever it is that fails, and a light on /healthz that
-// flickers.
+// flickers. So is one that no further try would mend.
 const (
 	minWait        = time.Second
 	maxWait        = 30 * time.Second
@@ -122,8 +122,7 @@ func (u *unit) run(ctx context.Context, s *Supervisor) {
 		if len(failed) == maxFailures {
 			err = fmt.Errorf("has failed %d times within %v, the last time: %w", maxFailures, failuresWithin, err)
 		}
-		var wrong *stage.SettingError // no new start mends that
-		if u.failed(err, len(failed) == maxFailures || errors.As(err, &wrong)) == Failed {
+		if u.failed(err, len(failed) == maxFailures || lasting(err)) == Failed {
 			select {
 			case s.failed <- u:
 			case <-ctx.Done():
@@ -140,6 +139,12 @@ func (u *unit) run(ctx context.Context, s *Supervisor) {
 			return
 		}
 	}
+}
+
+// lasting reports whether no further try would mend an error.
+func lasting(err error) bool {
+	var wrong *stage.SettingError
+	return errors.As(err, &wrong) || errors.Is(err, stage.ErrGivenUp)
 }
 
 // runOnce makes the stage, unless it was made already, and serves it until ctx ends

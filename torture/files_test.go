@@ -273,7 +273,7 @@ func outOfRoot(t *testing.T, h *house) {
 // numbers of all frames that come.
 func (h *house) midway(t *testing.T, path string, do func()) (numbers []int) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 40*time.Second)
 	defer cancel()
 	app, name, _ := strings.Cut(path, "/")
 	c, err := rtmp.Dial(ctx, h.URL(app))
@@ -368,7 +368,7 @@ func newOrigin(t *testing.T) *origin {
 func (o *origin) serves(f http.HandlerFunc) { o.serve.Store(&f) }
 
 // slowOrigin is logged of an origin that does not keep its time.
-const slowOrigin = `bytes in 1s`
+const slowOrigin = `bytes in 3s`
 
 // either plays a film of 50 frames that two origins have, of which the one asked first
 // is of no use.
@@ -396,7 +396,7 @@ func TestTorments_Origin(t *testing.T) {
 	h := open(t, fmt.Sprintf(`
   origin:
     - use: reader-http
-      with: {url: %q, timeout: 1s, spool: 1MiB}
+      with: {url: %q, timeout: 3s, spool: 1MiB}
     - use: cache
       with: {memory: 4MiB}
     - use: broker

@@ -122,7 +122,7 @@ func TestT71_Stops(t *testing.T) {
 	sent := h.publisher.Sent()
 	began := time.Now()
 	h.Signal(syscall.SIGTERM)
-	must(t, lab.Eventually(5*time.Second, func() error {
+	must(t, lab.Eventually(10*time.Second, func() error {
 		r, err := h.Raw(host)
 		if err == nil {
 			_ = r.Close()

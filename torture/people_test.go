@@ -24,12 +24,12 @@ const people = `
     - use: ingest
       with: {app: brief, linger: 0s}
     - use: broadcast
-      with: {window: 2s}
+      with: {window: 2s, wait: 1s}
     - use: stream
       with: {app: brief}
   back:
     - use: ingest
-      with: {app: back, linger: 2s}
+      with: {app: back, linger: 5s}
     - use: broadcast
     - use: stream
       with: {app: back}
@@ -159,12 +159,12 @@ func waits(t *testing.T, h *house) {
 	must(t, err)
 	p, err := h.Publish(lab.Publication{Path: "live/later"})
 	must(t, err)
-	must(t, v.Until(3, 10*time.Second))
+	must(t, v.Until(3, 20*time.Second))
 	must(t, errors.Join(v.Close(), p.Close()))
 }
 
 func nobodyPublishes(t *testing.T, h *house) {
-	c := h.ask(t, "live", "nobody")
+	c := h.ask(t, "brief", "nobody")
 	must(t, hear(t, c, "NetStream.Play.StreamNotFound"))
 	must(t, c.Close())
 }
@@ -177,10 +177,10 @@ func timestampsJump(t *testing.T, h *house) {
 	v, err := h.Watch("live/kept-jump")
 	must(t, err)
 	for i, by := range []time.Duration{time.Hour, -2 * time.Hour} {
-		must(t, v.Until(10*(i+1), 10*time.Second))
+		must(t, v.Until(10*(i+1), 20*time.Second))
 		p.Jump(by)
 	}
-	must(t, v.Until(30, 10*time.Second))
+	must(t, v.Until(30, 20*time.Second))
 	must(t, errors.Join(v.Close(), p.Close()))
 	if n := recorded(t, h.recordings(t, "recordings", "kept-jump", 1)[0], 0); n < 30 {
 		t.Errorf("%d frames are recorded", n)
@@ -190,7 +190,7 @@ func timestampsJump(t *testing.T, h *house) {
 // recordings waits until a channel has n files in a folder, all finished.
 func (h *house) recordings(t *testing.T, folder, channel string, n int) (files []string) {
 	t.Helper()
-	must(t, lab.Eventually(10*time.Second, func() (err error) {
+	must(t, lab.Eventually(20*time.Second, func() (err error) {
 		if files, err = filepath.Glob(h.Path(folder, channel, "*", "*.flv")); err != nil {
 			return err
 		}
@@ -217,7 +217,7 @@ func lateTimestamps(start uint32) func(*testing.T, *house) {
 		must(t, err)
 		v, err := h.Watch(path)
 		must(t, err)
-		must(t, v.Until(25, 10*time.Second))
+		must(t, v.Until(25, 20*time.Second))
 		must(t, errors.Join(v.Close(), p.Close()))
 	}
 }
@@ -235,7 +235,7 @@ func noConfiguration(t *testing.T, h *house) {
 	for n := range 3 {
 		must(t, p.WriteMessage(media.Video, uint32(2000+n*40), lab.Video(n+lab.Epoch, 500)))
 	}
-	must(t, v.Until(lab.Epoch+2, 10*time.Second))
+	must(t, v.Until(lab.Epoch+2, 20*time.Second))
 	if v.Frames() != 3 {
 		t.Errorf("the viewer got %d frames, 3 can be decoded", v.Frames())
 	}
@@ -289,7 +289,7 @@ func only(track media.Track) func(*testing.T, *house) {
 		must(t, err)
 		v, err := h.Watch(path)
 		must(t, err)
-		must(t, v.Until(5, 5*time.Second))
+		must(t, v.Until(5, 20*time.Second))
 		must(t, errors.Join(v.Close(), p.Close()))
 	}
 }
@@ -300,15 +300,15 @@ func comesBack(t *testing.T, h *house) {
 	must(t, err)
 	v, err := h.Watch("back/show")
 	must(t, err)
-	must(t, v.Until(10, 10*time.Second))
+	must(t, v.Until(10, 20*time.Second))
 	p.Drop()
 	must(t, lab.Eventually(10*time.Second, func() (err error) {
 		p, err = h.Publish(lab.Publication{Path: "back/show", First: lab.Epoch})
 		return err
 	}))
-	must(t, v.Until(lab.Epoch+10, 10*time.Second))
+	must(t, v.Until(lab.Epoch+10, 20*time.Second))
 	must(t, errors.Join(v.Close(), p.Close()))
-	must(t, lab.Eventually(10*time.Second, func() error { // 2 s later
+	must(t, lab.Eventually(20*time.Second, func() error { // 5 s later
 		if h.count(t, `mediad_broadcast_channels{pipeline="back"}`) > 0 {
 			return errors.New("the channel is still on air")
 		}
@@ -331,10 +331,10 @@ func secondTakesOver(t *testing.T, h *house) {
 	must(t, first.WriteMessage(media.Video, 0, lab.Video(0, 100)))
 	v, err := h.Watch("taken/show")
 	must(t, err)
-	must(t, v.Until(0, 10*time.Second))
+	must(t, v.Until(0, 20*time.Second))
 	second, err := h.Publish(lab.Publication{Path: "taken/show", First: lab.Epoch})
 	must(t, err)
-	must(t, v.Until(lab.Epoch+5, 10*time.Second))
+	must(t, v.Until(lab.Epoch+5, 20*time.Second))
 	must(t, hear(t, first, "NetStream.Publish.BadName"))
 	must(t, errors.Join(v.Close(), second.Close(), first.Close()))
 }
@@ -346,8 +346,8 @@ func hugeKeyframe(t *testing.T, h *house) {
 	must(t, p.WriteMessage(media.Video, 0, lab.Video(0, 100)))
 	v, err := h.Watch("live/huge")
 	must(t, err)
-	must(t, v.Until(0, 10*time.Second))
+	must(t, v.Until(0, 20*time.Second))
 	must(t, p.WriteMessage(media.Video, 40, lab.Video(1, 8<<20)))
-	must(t, v.Until(1, 10*time.Second))
+	must(t, v.Until(1, 20*time.Second))
 	must(t, errors.Join(v.Close(), p.Close()))
 }

@@ -6,6 +6,7 @@ package stage
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -65,6 +66,10 @@ type Stage interface {
 	// has failed. It is called once.
 	Serve(ctx context.Context) error
 }
+
+// ErrGivenUp is what the error of a Serve wraps that has itself begun again, as often as
+// makes sense: the stage is not made again before somebody has looked at it.
+var ErrGivenUp = errors.New("given up")
 
 // Env is what a stage is given by whoever runs it.
 type Env struct {

@@ -84,7 +84,7 @@ func open(t *testing.T, url string) *browser {
 }
 
 // ask runs JavaScript with `page`, and stores what it returns in value. What it
-// waits for is there within 30 s, or the test has failed.
+// waits for is there within a minute, or the test has failed.
 func (b *browser) ask(script string, value any) {
 	b.t.Helper()
 	line, err := json.Marshal(script)

@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -39,6 +38,7 @@ type Daemon struct {
 	RTMP, HTTP string // addresses
 	Log        *Log
 	binary     string
+	ports      []Port
 	cmd        *exec.Cmd
 	exited     chan struct{} // closed when the process has ended
 	err        error         // how; set before exited is closed
@@ -50,12 +50,12 @@ type Daemon struct {
 func New(binary, dir, pipelines string) (*Daemon, error) {
 	d := &Daemon{Dir: dir, binary: binary, Log: &Log{}}
 	for _, address := range []*string{&d.RTMP, &d.HTTP} {
-		l, err := new(net.ListenConfig).Listen(context.Background(), "tcp", "127.0.0.1:0")
+		p, err := Reserve()
 		if err != nil {
 			return nil, err
 		}
-		*address = l.Addr().String()
-		defer l.Close()
+		d.ports = append(d.ports, p)
+		*address = p.Address
 	}
 	for _, folder := range []string{"media", "recordings"} {
 		if err := os.MkdirAll(d.Path(folder), 0o755); err != nil {
@@ -86,7 +86,7 @@ func (d *Daemon) Start() error {
 		d.err = d.cmd.Wait()
 		close(d.exited)
 	}()
-	return Eventually(30*time.Second, func() error {
+	return Eventually(time.Minute, func() error {
 		if err := d.Lives(); err != nil {
 			return Final(err)
 		}

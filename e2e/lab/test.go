@@ -42,6 +42,9 @@ func Start(t testing.TB, binary, pipelines string, prepare ...func(*Daemon)) *Da
 		if err := d.finish(); err != nil {
 			t.Errorf("mediad: %v", err)
 		}
+		for _, p := range d.ports {
+			p.Release()
+		}
 		if t.Failed() {
 			t.Logf("the end of mediad's log:\n%s", d.Log.Tail(100))
 		}
@@ -92,10 +95,10 @@ func Must(t testing.TB, err error) {
 	}
 }
 
-// Await asks again and again until check is content; half a minute is a failure.
+// Await asks again and again until check is content; a minute is a failure, even on a busy machine.
 func Await(t testing.TB, what string, check func() error) {
 	t.Helper()
-	if err := Eventually(30*time.Second, check); err != nil {
+	if err := Eventually(time.Minute, check); err != nil {
 		t.Fatalf("%s: %v", what, err)
 	}
 }
@@ -137,8 +140,8 @@ func (p *Program) Wait() error {
 	select {
 	case <-p.done:
 		return p.err
-	case <-time.After(90 * time.Second):
-		p.t.Fatalf("%s: has not ended after 90 s\n%s", p.Name, &p.Out)
+	case <-time.After(3 * time.Minute):
+		p.t.Fatalf("%s: has not ended after 3 minutes\n%s", p.Name, &p.Out)
 		return nil
 	}
 }

@@ -160,7 +160,7 @@ func expectPlay(t *testing.T, states []state) (playing []state) {
 // TestBrowserLive plays a channel in every way that a browser has. What a viewer
 // sees is compared with what was sent at that time: each picture has its number.
 func TestBrowserLive(t *testing.T) {
-	film(t, "long.flv", 60, simple)
+	film(t, "long.flv", 120, simple)
 	s := start(t)
 	for _, c := range []struct {
 		name, how, url string
@@ -196,7 +196,7 @@ func (s *station) latency(t *testing.T, how, url string) float64 {
 	t.Helper()
 	p := s.publish("news", "long")
 	defer p.stop()
-	states := expectPlay(t, watch(t, how, url, "12"))
+	states := expectPlay(t, watchWell(t, how, url, "12"))
 	var lates []float64
 	for _, st := range states[len(states)*3/4:] {
 		sent := p.began.UnixMilli() + int64(st.Number)*40

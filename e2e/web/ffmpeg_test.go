@@ -139,12 +139,12 @@ func TestFFmpegLive(t *testing.T) {
 		for i, form := range c.forms {
 			t.Run(c.film+strings.ReplaceAll(form, "/", " "), func(t *testing.T) {
 				t.Parallel()
-				name := c.film + strconv.Itoa(i)
-				s.publish(name, c.film)
 				for _, kind := range []string{"video", "audio"} {
 					if kind == "video" && c.film == "sound" {
 						continue
 					}
+					name := c.film + strconv.Itoa(i) + kind // each has all of its 12 s to come
+					s.publish(name, c.film)
 					want := packets(t, filepath.Join(dir, c.film+"."+c.ext), kind)
 					got := packets(t, s.url+"/live/"+name+form, kind, "-read_intervals", "%+3")
 					if len(got) > 0 && kind == "video" && got[0].Hash != want[0].Hash && strings.HasSuffix(form, "m3u8") {

@@ -76,6 +76,8 @@ var playlists = regexp.MustCompile(`[0-9a-f]{12}_[a-z0-9]*_stream\.m3u8`)
 func TestPlaylists(t *testing.T) {
 	film(t, "bframes.flv", 12, bframes)
 	film(t, "hevc.mp4", 12, hevc)
+	film(t, "bframes-live.flv", 60, bframes) // so long that nothing here comes after its end
+	film(t, "hevc-live.mp4", 60, hevc)
 	s := start(t)
 	for name, codecs := range map[string][]string{"bframes": {"avc1.", "mp4a.40.2"}, "hevc": {"hvc1.", "Opus"}} {
 		l, text := validate(t, s.url+"/vod/"+name+"/index.m3u8")
@@ -83,7 +85,7 @@ func TestPlaylists(t *testing.T) {
 			t.Errorf("recorded: %+v\n%s", l, text)
 		}
 		expectBoxes(t, s.url+"/vod/"+name+"/index.m3u8", 300, codecs...)
-		p := s.publish(name, name)
+		p := s.publish(name, name+"-live")
 		base := s.url + "/live/" + name + "/"
 		time.Sleep(time.Until(p.began.Add(4 * time.Second))) // of the channel, whose clock is the wall's
 		master, text := validate(t, base+"index.m3u8")

@@ -15,7 +15,7 @@ const context = await chromium.launchPersistentContext(profile, {
     '--disable-component-update', '--disable-sync'],
 });
 const page = context.pages()[0] ?? await context.newPage();
-page.setDefaultTimeout(30000);
+page.setDefaultTimeout(60000);
 // seen is what went wrong in the page, and which origins it asked.
 const seen = { problems: [], origins: [] };
 page.on('console', (m) => { if (m.type() === 'error' || m.type() === 'warning') seen.problems.push(m.text()); });

@@ -21,7 +21,7 @@ import (
 const metricsTimeout = time.Second
 
 type metrics struct {
-	starts, failures, resumes prometheus.Counter
+	starts, failures, resumes, givenUp prometheus.Counter
 }
 
 func newMetrics() metrics {
@@ -31,6 +31,7 @@ func newMetrics() metrics {
 	return metrics{
 		starts:   counter("starts_total", "Starts of the plugin's process."),
 		failures: counter("failures_total", "Times that the plugin's process failed, whatever the reason."),
+		givenUp:  counter("given_up_total", "Times that the plugin was given up, after too many failures in a short time."),
 		resumes:  counter("resumes_total", "Sources and sinks that went on in a new process where they were in the old."),
 	}
 }
@@ -38,7 +39,7 @@ func newMetrics() metrics {
 // collectors are all that is registered for a stage.
 func (s *Stage) collectors() []prometheus.Collector {
 	return []prometheus.Collector{
-		s.metrics.starts, s.metrics.failures, s.metrics.resumes,
+		s.metrics.starts, s.metrics.failures, s.metrics.resumes, s.metrics.givenUp,
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "mediad_plugin_memory_bytes", Help: "Resident memory of the plugin's process."}, s.memory),
 		remote{s},

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -34,9 +35,19 @@ type limits struct {
 	pong     time.Duration // the answer
 	memory   time.Duration // between two looks at its memory
 	exit     time.Duration // the process, once it has nothing to do
-	backoff  time.Duration // before the first new start
+	backoff  time.Duration // before the first new start, and a multiple of it before each further one
 	window   time.Duration // failures in which
-	failures int           // fail the stage
+	failures int           // are too many
+}
+
+// wait is how long to wait for the next start after the nth failure: for up to twice as
+// long as it says, so that those that failed together do not start together.
+func (l limits) wait(n int) time.Duration {
+	wait := l.backoff
+	for range min(n, 4) - 1 {
+		wait *= 3
+	}
+	return wait + rand.N(wait)
 }
 
 var defaults = limits{
@@ -79,7 +90,7 @@ var (
 // start starts the plugin and connects to it, until ctx ends.
 func start(ctx context.Context, b Binary, limits limits, log hclog.Logger) (*process, error) {
 	if err := b.verify(); err != nil {
-		return nil, permanent{err}
+		return nil, err
 	}
 	folder, err := newFolder()
 	if err != nil {
@@ -146,12 +157,12 @@ func (p *process) connect(ctx context.Context) error {
 		return nil
 	}
 	if p.run.pid() == 0 {
-		return permanent{fmt.Errorf("%s cannot be started: %w", p.binary.Path, r.err)}
+		return fmt.Errorf("%s cannot be started: %w", p.binary.Path, r.err)
 	}
 	p.run.kill()
 	<-p.run.exited
 	if err := p.run.stdout.wrong(p.binary.Path); err != nil {
-		return permanent{err}
+		return err
 	}
 	if strings.Contains(r.err.Error(), "timeout") {
 		return fmt.Errorf("%s is no plugin for mediad, or hangs: no handshake within %v%s", p.binary.Path, p.limits.start, p.run.last())
@@ -189,12 +200,7 @@ func (p *process) make(ctx context.Context, env stage.Env, settings map[string]*
 		}
 	}
 	if _, err := p.stage.Make(ctx, req); err != nil {
-		err = p.because(ctx, err)
-		var wrong *stage.SettingError
-		if errors.As(err, &wrong) {
-			return permanent{err}
-		}
-		return fmt.Errorf("%s cannot make its stage: %w", p.binary.Path, err)
+		return fmt.Errorf("%s cannot make its stage: %w", p.binary.Path, p.because(ctx, err))
 	}
 	return os.RemoveAll(p.folder)
 }
@@ -322,11 +328,6 @@ func (p *process) close(patience time.Duration) {
 	p.work.Wait()
 	_ = os.RemoveAll(p.folder)
 }
-
-// permanent is an error that a new start would not mend.
-type permanent struct{ error }
-
-func (p permanent) Unwrap() error { return p.error }
 
 // quiet is a logger for go-plugin that keeps silent about what is reported here in one
 // line, and passes on what the plugin logs.

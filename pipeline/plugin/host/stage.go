@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"sync"
 	"time"
 
@@ -59,9 +58,9 @@ func newStage(b Binary, limits limits, env stage.Env, settings map[string]*pb.Va
 	return s, nil
 }
 
-// Serve runs the plugin until ctx ends. A plugin that fails is started again, but
-// not for ever: too many failures in a short time, or one that a new start would
-// not mend, are its error.
+// Serve runs the plugin until ctx ends. A plugin that fails is started again, each time
+// after a longer wait, but not for ever: after too many failures in a short time it is
+// given up, and at once when it refuses its settings.
 func (s *Stage) Serve(ctx context.Context) error {
 	var failed []time.Time
 	for {
@@ -79,15 +78,18 @@ func (s *Stage) Serve(ctx context.Context) error {
 		for now.Sub(failed[0]) > s.limits.window {
 			failed = failed[1:]
 		}
-		if errors.As(err, &permanent{}) || len(failed) >= s.limits.failures {
-			if len(failed) > 1 {
-				err = fmt.Errorf("%d failures within %v, the last: %w", len(failed), s.limits.window, err)
-			}
+		var wrong *stage.SettingError
+		if errors.As(err, &wrong) {
 			s.set(nil, err, true)
 			return err
 		}
-		wait := s.limits.backoff << min(len(failed)-1, 4)
-		wait += rand.N(wait)
+		if len(failed) >= s.limits.failures {
+			s.metrics.givenUp.Inc()
+			err = fmt.Errorf("%w after %d failures within %v, the last: %w", stage.ErrGivenUp, len(failed), s.limits.window, err)
+			s.set(nil, err, true)
+			return err
+		}
+		wait := s.limits.wait(len(failed))
 		s.log.Error("the plugin failed and is started again", "error", err, "in", wait.Round(time.Millisecond))
 		s.set(nil, err, false)
 		timer := time.NewTimer(wait)

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -86,9 +87,41 @@ func switching(t *testing.T, args ...string) *testStage {
 func TestT35_CrashAtStart(t *testing.T) {
 	s := switching(t, "crash")
 	err := serveUntilFailed(t, s)
-	contains(t, err, "5 failures within 1m0s", filmPath, "exit status 2", "panic: boom in main")
-	if n := strings.Count(s.log.String(), "the plugin failed and is started again"); n != 4 {
-		t.Errorf("%d lines about new starts, want 4:\n%s", n, s.log)
+	contains(t, err, "given up after 5 failures within 1m0s", filmPath, "exit status 2", "panic: boom in main")
+	if !errors.Is(err, stage.ErrGivenUp) {
+		t.Errorf("whoever runs the stage may try again after %v", err)
+	}
+	if starts, givenUp := testutil.ToFloat64(s.metrics.starts), testutil.ToFloat64(s.metrics.givenUp); starts != 5 || givenUp != 1 {
+		t.Errorf("%v starts, given up %v times", starts, givenUp)
+	}
+	var waits []time.Duration
+	for _, told := range regexp.MustCompile(`the plugin failed and is started again:.* in=(\S+)`).FindAllStringSubmatch(s.log.String(), -1) {
+		wait, err := time.ParseDuration(told[1])
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(waits) > 0 && wait <= waits[len(waits)-1] {
+			t.Errorf("after %v it waits %v", waits, wait)
+		}
+		waits = append(waits, wait)
+	}
+	if len(waits) != 4 {
+		t.Errorf("it waits %v between five starts:\n%s", waits, s.log)
+	}
+}
+
+// Failures that are far enough apart are not held against a plugin.
+func TestT35_FailuresAreForgotten(t *testing.T) {
+	forgetful := quick
+	forgetful.window, forgetful.failures = 10*time.Millisecond, 2
+	s := run(t, Binary{}, forgetful, stage.Env{}, nil)
+	for range 4 {
+		kill(t, s)
+		process1(t, s)
+		time.Sleep(2 * forgetful.window)
+	}
+	if n := testutil.ToFloat64(s.metrics.starts); n != 5 {
+		t.Errorf("%v starts, want 5", n)
 	}
 }
 
