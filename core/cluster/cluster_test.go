@@ -299,6 +299,24 @@ func TestT59_OwnerKilled(t *testing.T) {
 	})
 }
 
+// TestToldAgain has the directory tell again what the dead have written, as it does when it has another leader.
+func TestToldAgain(t *testing.T) {
+	overAll(t, func(t *testing.T, e engine) {
+		a, b := join(t, e, "a"), join(t, e, "b")
+		name := unique(t, "show")
+		claim(t, a, name, false)
+		eventually(t, slow, "b knows", owns(b, name, a.name))
+		e.cut(a.name)
+		eventually(t, slow, "a is dead", sees(b, a, Dead))
+		time.Sleep(deadAfter) // what was written of late holds
+		b.mu.Lock()
+		old := b.known(Key{Channel: name}).Record
+		b.mu.Unlock()
+		b.Update(old)
+		claim(t, b, name, false)
+	})
+}
+
 func TestT60_OwnerStopped(t *testing.T) {
 	overAll(t, func(t *testing.T, e engine) {
 		a, b := join(t, e, "a"), join(t, e, "b")
