@@ -59,7 +59,7 @@ func TestOutsideNATS_PublishAndWatch(t *testing.T) {
 func TestOutsideNATS_T59_OwnerKilled(t *testing.T) {
 	t.Parallel()
 	nodes, _, _ := natsService(t, 4)
-	ownerKilled(t, nodes)
+	ownerKilled(t, nodes, func() {})
 }
 
 func TestOutsideNATS_T61_OwnerPartitioned(t *testing.T) {
