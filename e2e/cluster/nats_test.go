@@ -3,6 +3,7 @@
 package lab
 
 import (
+	"errors"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -74,4 +75,74 @@ func TestOutsideNATS_T62_NoControlPlane(t *testing.T) {
 	t.Parallel()
 	nodes, start, stop := natsService(t, 3)
 	withoutControl(t, nodes, stop, start)
+}
+
+// natsCluster is a node on each of three hosts, and beside it a nats-server, which together are one NATS.
+func natsCluster(t *testing.T) (nodes []*node) {
+	t.Helper()
+	l := newLab(t, 3)
+	var routes []string
+	for _, h := range l.hosts {
+		routes = append(routes, "nats://"+h.address+":6222")
+	}
+	for i, h := range l.hosts {
+		server := h.command(filepath.Join(bin, "nats-server"), "--addr", h.address, "--server_name", h.name, "--jetstream", "--store_dir", t.TempDir(),
+			"--cluster_name", "lab", "--cluster", routes[i], "--routes", strings.Join(routes, ","))
+		server.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+		if err := server.Start(); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			_ = server.Process.Kill()
+			_ = server.Wait()
+		})
+		text := strings.Replace(serviceConfig, `listen: "ADDRESS:4222", join: [JOIN], role: ROLE, secret: lab, dir: ./member`, `nats: "nats://`+h.address+`:4222"`, 1)
+		nodes = append(nodes, h.node(strings.NewReplacer("NAME", h.name, "ADDRESS", h.address).Replace(text)))
+	}
+	for _, n := range nodes {
+		n.start()
+	}
+	for _, n := range nodes {
+		n.healthy()
+		n.sees(nodes...)
+	}
+	return nodes
+}
+
+func TestThreeServers_T61_OwnerPartitioned(t *testing.T) {
+	t.Parallel()
+	partitioned(t, natsCluster(t))
+}
+
+// TestThreeServers_T61_OneRemains has a node that is cut off with its server take a name that the others go on with. It
+// cannot tell that it is on the smaller side, so either may have the name at the end, and the other is told.
+func TestThreeServers_T61_OneRemains(t *testing.T) {
+	t.Parallel()
+	nodes := natsCluster(t)
+	b := nodes[1].publish(show{"show", 'b', bits})
+	nodes[0].knows("show", nodes[1])
+	nodes[0].cut()
+	nodes[0].misses(nodes[1])
+	a := nodes[0].standby(show{"show", 'a', bits})
+	nodes[0].watch("show").from('a', time.Now().Add(3*time.Second))
+	nodes[0].heal()
+	lost, kept := a, b
+	eventually(t, "one of the publishers is told", func() error {
+		switch {
+		case !a.onAir():
+		case !b.onAir():
+			lost, kept = b, a
+		default:
+			return errors.New("both are on air")
+		}
+		return nil
+	})
+	told := lost.told(t)
+	t.Logf("%c keeps the name", kept.by)
+	for _, n := range nodes {
+		n.watch("show").from(kept.by, told.Add(3*time.Second))
+	}
+	if !kept.onAir() {
+		t.Errorf("publisher %c has ended too: %v", kept.by, kept.err)
+	}
 }
