@@ -3,7 +3,6 @@
 package lab
 
 import (
-	"errors"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -112,37 +111,4 @@ func natsCluster(t *testing.T) (nodes []*node) {
 func TestThreeServers_T61_OwnerPartitioned(t *testing.T) {
 	t.Parallel()
 	partitioned(t, natsCluster(t))
-}
-
-// TestThreeServers_T61_OneRemains has a node that is cut off with its server take a name that the others go on with. It
-// cannot tell that it is on the smaller side, so either may have the name at the end, and the other is told.
-func TestThreeServers_T61_OneRemains(t *testing.T) {
-	t.Parallel()
-	nodes := natsCluster(t)
-	b := nodes[1].publish(show{"show", 'b', bits})
-	nodes[0].knows("show", nodes[1])
-	nodes[0].cut()
-	nodes[0].misses(nodes[1])
-	a := nodes[0].standby(show{"show", 'a', bits})
-	nodes[0].watch("show").from('a', time.Now().Add(3*time.Second))
-	nodes[0].heal()
-	lost, kept := a, b
-	eventually(t, "one of the publishers is told", func() error {
-		switch {
-		case !a.onAir():
-		case !b.onAir():
-			lost, kept = b, a
-		default:
-			return errors.New("both are on air")
-		}
-		return nil
-	})
-	told := lost.told(t)
-	t.Logf("%c keeps the name", kept.by)
-	for _, n := range nodes {
-		n.watch("show").from(kept.by, told.Add(3*time.Second))
-	}
-	if !kept.onAir() {
-		t.Errorf("publisher %c has ended too: %v", kept.by, kept.err)
-	}
 }
