@@ -198,9 +198,10 @@ func (v *view) know(r Record, now time.Time) bool {
 	return true
 }
 
-// wrote notes that r, which is known, has been written now.
+// wrote notes that r, which is known, has been written now. What was known before comes again when the directory
+// has another leader, and says nothing of who wrote it.
 func (v *view) wrote(r Record, now time.Time) {
-	if e := v.known(r.Key); e.Revision == r.Revision {
+	if e := v.known(r.Key); e.Revision == r.Revision && now.Sub(e.at) < deadAfter {
 		e.written = now
 		v.channel(r.Channel).put(e)
 	}

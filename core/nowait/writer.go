@@ -1,4 +1,4 @@
-// A connection to a viewer: what is to be written is gathered, and written together.
+// A connection to whoever watches: what is to be written is gathered, and written together.
 
 package nowait
 
@@ -30,9 +30,9 @@ const (
 	maxQueue = 64
 )
 
-// ErrSlow says that the client does not take what is written to it. It comes with
+// ErrSlow says that the other side does not take what is written to it. It comes with
 // os.ErrDeadlineExceeded.
-var ErrSlow = errors.New("the client is too slow")
+var ErrSlow = errors.New("the other side is too slow")
 
 // A Writer writes to one connection. All but Shut is used with it locked.
 //
@@ -54,13 +54,18 @@ type Writer struct {
 	bytes   prometheus.Counter
 }
 
-// NewWriter returns the writer of a connection, and bounds the memory that this has in the
-// kernel. MaxWrite bytes may take as long as timeout; those written are added to bytes.
+// NewWriter returns the writer of a connection. MaxWrite bytes may take as long as timeout; those
+// written are added to bytes.
 func NewWriter(conn net.Conn, timeout time.Duration, bytes prometheus.Counter) Writer {
+	return Writer{socket: Of(conn), conn: conn, timeout: timeout, bytes: bytes}
+}
+
+// ToViewer is NewWriter for one of many, and bounds the memory that the connection has in the kernel.
+func ToViewer(conn net.Conn, timeout time.Duration, bytes prometheus.Counter) Writer {
 	if tcp, ok := tcpOf(conn); ok {
 		_ = tcp.SetWriteBuffer(sendBuffer)
 	}
-	return Writer{socket: Of(conn), conn: conn, timeout: timeout, bytes: bytes}
+	return NewWriter(conn, timeout, bytes)
 }
 
 // tcpOf returns the connection below TLS, too.
@@ -127,7 +132,7 @@ func (w *Writer) write(pieces [][]byte) error {
 		w.forget()
 		return fmt.Errorf("%w: it has not taken %d bytes within %v: %w", ErrSlow, MaxWrite, w.timeout, err)
 	}
-	return fmt.Errorf("write to the client: %w", err)
+	return fmt.Errorf("write: %w", err)
 }
 
 // forget has the kernel drop, when the connection is closed, what the client did not take.
@@ -158,7 +163,7 @@ func (w *Writer) Try(shared [][]byte) (done bool, err error) {
 		w.bytes.Add(float64(n))
 	}
 	if err != nil {
-		w.err = fmt.Errorf("write to the client: %w", err)
+		w.err = fmt.Errorf("write: %w", err)
 	}
 	w.keep(after(queue, n))
 	return len(w.Queue) == 0, w.err

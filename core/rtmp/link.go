@@ -41,7 +41,7 @@ func newLink(ctx context.Context, conn net.Conn, m *metrics, timeout time.Durati
 	l := &link{conn: conn, window: window}
 	l.wire = &wire{ctx: ctx, conn: conn, from: nowait.Reader(conn), bytes: m.bytes.WithLabelValues("in")}
 	l.in = newChunkReader(l.wire, dropped)
-	l.out.Writer = nowait.NewWriter(conn, timeout, m.bytes.WithLabelValues("out"))
+	l.out.Writer = nowait.ToViewer(conn, timeout, m.bytes.WithLabelValues("out"))
 	return l
 }
 

@@ -89,7 +89,7 @@ func takeOver(w http.ResponseWriter, r *http.Request, timeout time.Duration, byt
 		_ = conn.Close()
 		return nil, fmt.Errorf("%w: the client has sent more than one request", errAnswered)
 	}
-	s := &socket{Writer: nowait.NewWriter(conn, timeout, bytes), conn: conn}
+	s := &socket{Writer: nowait.ToViewer(conn, timeout, bytes), conn: conn}
 	head := fmt.Appendf(nil, "HTTP/1.%d 200 OK\r\n", r.ProtoMinor)
 	h := w.Header()
 	h.Set("Date", time.Now().UTC().Format(http.TimeFormat))
@@ -279,7 +279,7 @@ func (h *hijacker) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	h.socket = &socket{Writer: nowait.NewWriter(conn, h.timeout, h.bytes), conn: conn, framing: messages}
+	h.socket = &socket{Writer: nowait.ToViewer(conn, h.timeout, h.bytes), conn: conn, framing: messages}
 	c := between{conn, h.socket}
 	buffered.Writer.Reset(c)
 	return c, buffered, nil

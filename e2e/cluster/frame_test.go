@@ -16,9 +16,9 @@ import (
 
 // A frame is what a viewer knows of one that it got.
 type frame struct {
-	by   byte // its publisher
-	n    int  // the publisher's first is 0
-	sent time.Time
+	by   byte      // its publisher
+	n    int       // the publisher's first is 0
+	sent time.Time // when it was due
 	came time.Time
 	dts  time.Duration // on the viewer's timeline
 }

@@ -270,8 +270,11 @@ func (h *history) check() {
 	if taken < 3 {
 		h.t.Errorf("only %d publishers had the name", taken)
 	}
-	if result := porcupine.CheckOperationsTimeout(ownership, ops, 20*time.Second); result != porcupine.Ok {
-		h.t.Errorf("no order of these events is one of a single owner (%s):\n%s", result, h.describe(ops))
+	switch result := porcupine.CheckOperationsTimeout(ownership, ops, time.Minute); result {
+	case porcupine.Illegal:
+		h.t.Errorf("no order of these events is one of a single owner:\n%s", h.describe(ops))
+	case porcupine.Unknown:
+		h.t.Logf("not looked through within a minute:\n%s", h.describe(ops))
 	}
 }
 

@@ -23,6 +23,7 @@ type lab struct {
 // A host is a network namespace with an address in both networks.
 type host struct {
 	t       *testing.T
+	lab     int
 	name    string // n1, n2...
 	netns   string // as `ip netns` names it, and this end of its link to the other hosts
 	nodes   string // the switch that belongs to
@@ -51,6 +52,7 @@ func newLab(t *testing.T, hosts int) *lab {
 	for n := 1; n <= hosts; n++ {
 		h := &host{
 			t:       t,
+			lab:     l.k,
 			name:    fmt.Sprintf("n%d", n),
 			netns:   fmt.Sprintf("lab%d-%d", l.k, n),
 			nodes:   fmt.Sprintf("nodes%d", l.k),

@@ -59,7 +59,7 @@ func TestOutsideNATS_PublishAndWatch(t *testing.T) {
 func TestOutsideNATS_T59_OwnerKilled(t *testing.T) {
 	t.Parallel()
 	nodes, _, _ := natsService(t, 4)
-	ownerKilled(t, nodes)
+	ownerKilled(t, nodes, func() {})
 }
 
 func TestOutsideNATS_T61_OwnerPartitioned(t *testing.T) {
@@ -74,4 +74,41 @@ func TestOutsideNATS_T62_NoControlPlane(t *testing.T) {
 	t.Parallel()
 	nodes, start, stop := natsService(t, 3)
 	withoutControl(t, nodes, stop, start)
+}
+
+// natsCluster is a node on each of three hosts, and beside it a nats-server, which together are one NATS.
+func natsCluster(t *testing.T) (nodes []*node) {
+	t.Helper()
+	l := newLab(t, 3)
+	var routes []string
+	for _, h := range l.hosts {
+		routes = append(routes, "nats://"+h.address+":6222")
+	}
+	for i, h := range l.hosts {
+		server := h.command(filepath.Join(bin, "nats-server"), "--addr", h.address, "--server_name", h.name, "--jetstream", "--store_dir", t.TempDir(),
+			"--cluster_name", "lab", "--cluster", routes[i], "--routes", strings.Join(routes, ","))
+		server.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+		if err := server.Start(); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			_ = server.Process.Kill()
+			_ = server.Wait()
+		})
+		text := strings.Replace(serviceConfig, `listen: "ADDRESS:4222", join: [JOIN], role: ROLE, secret: lab, dir: ./member`, `nats: "nats://`+h.address+`:4222"`, 1)
+		nodes = append(nodes, h.node(strings.NewReplacer("NAME", h.name, "ADDRESS", h.address).Replace(text)))
+	}
+	for _, n := range nodes {
+		n.start()
+	}
+	for _, n := range nodes {
+		n.healthy()
+		n.sees(nodes...)
+	}
+	return nodes
+}
+
+func TestThreeServers_T61_OwnerPartitioned(t *testing.T) {
+	t.Parallel()
+	partitioned(t, natsCluster(t))
 }

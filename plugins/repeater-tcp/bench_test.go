@@ -14,6 +14,7 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/mediad/mediad/core/media"
+	"github.com/mediad/mediad/core/nowait"
 	"github.com/mediad/mediad/core/stage"
 	"github.com/mediad/mediad/pipeline/stagetest"
 	"github.com/prometheus/client_golang/prometheus"
@@ -146,7 +147,7 @@ func BenchmarkCopy(b *testing.B) {
 				return
 			}
 			defer c.Close()
-			buf := make([]byte, maxWrite)
+			buf := make([]byte, nowait.MaxWrite)
 			for left := n * size; left > 0; left -= len(buf) {
 				if _, err := c.Write(buf[:min(left, len(buf))]); err != nil {
 					return
@@ -158,7 +159,7 @@ func BenchmarkCopy(b *testing.B) {
 			b.Fatal(err)
 		}
 		defer c.Close()
-		buf := make([]byte, maxWrite)
+		buf := make([]byte, nowait.MaxWrite)
 		for left := n * size; left > 0; {
 			m, err := io.ReadFull(c, buf[:min(left, len(buf))])
 			if err != nil {

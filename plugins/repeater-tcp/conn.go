@@ -11,7 +11,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"sync"
 	"time"
 
 	"github.com/mediad/mediad/core/media"
@@ -24,9 +23,6 @@ const (
 	handshake = 5 * time.Second
 	// silence is how long the other side may take nothing of what is sent.
 	silence = 10 * time.Second
-	// maxWrite is how much is written under one such deadline, and how much of what is ready is
-	// gathered into one write.
-	maxWrite = 256 << 10
 	// readBuffer has the small messages; large bodies are read past it.
 	readBuffer = 8 << 10
 )
@@ -39,20 +35,15 @@ type conn struct {
 	node string // on the other side, as it says
 	// idle, when it is not 0, is how long the other side may send nothing. It is
 	// set before anything is read.
-	idle           time.Duration
-	sent, received prometheus.Counter // bytes
+	idle     time.Duration
+	received prometheus.Counter // bytes
 
-	mu      sync.Mutex    // guards writing
-	told    *media.Header // that was sent last
-	scratch []byte        // all but the bodies of what is being written
-	queue   [][]byte      // what is to be written
-	pieces  [][]byte      // what one write takes of it
-	socket  nowait.Socket // of Conn, none for TLS
-	joined  []byte        // pieces in one, for TLS
+	out  nowait.Writer // locked by whoever writes
+	told *media.Header // that was sent last; guarded by out
 }
 
 func (r *repeater) newConn(c net.Conn) *conn {
-	n := &conn{Conn: c, from: nowait.Reader(c), socket: nowait.Of(c), sent: r.metrics.sent, received: r.metrics.received}
+	n := &conn{Conn: c, from: nowait.Reader(c), out: nowait.NewWriter(c, silence, r.metrics.sent), received: r.metrics.received}
 	n.in = bufio.NewReaderSize(n, readBuffer)
 	return n
 }
@@ -100,91 +91,43 @@ func (c *conn) greeted() error {
 
 // send writes one message that finish has finished, or several.
 func (c *conn) send(b []byte) error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	_ = c.SetWriteDeadline(time.Now().Add(silence))
-	n, err := c.Write(b)
-	c.sent.Add(float64(n))
-	return err
+	c.out.Lock()
+	defer c.out.Unlock()
+	c.out.Queue = append(c.out.Queue, b)
+	return c.out.Flush()
 }
 
 // sendBatches writes batches from their own memory, each with the header before it when it is another one.
 func (c *conn) sendBatches(list []arrival) error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+	c.out.Lock()
+	defer c.out.Unlock()
 	for _, a := range list {
 		c.put(a)
 	}
-	err := c.flush()
-	clear(c.queue) // a connection at rest keeps no batch
-	clear(c.pieces)
-	c.queue, c.scratch = c.queue[:0], c.scratch[:0]
-	if cap(c.scratch) > maxKept {
-		c.scratch, c.joined = nil, nil
-	}
-	return err
+	return c.out.Flush()
 }
 
-// put adds a batch to the queue. The pieces of scratch in there stay good when it grows.
+// put adds a batch to the queue. The pieces of what is scratch by now stay good when that grows.
 func (c *conn) put(a arrival) {
-	start := len(c.scratch)
+	queue, scratch := c.out.Queue, c.out.Scratch
 	if h := a.batch.Header(); h != c.told {
 		c.told = h
-		c.scratch = finish(appendHeader(begin(c.scratch, kindHeader), h), start, 0)
+		queue = append(queue, finish(appendHeader(begin(nil, kindHeader), h), 0, 0))
 	}
-	frames := a.batch.Frames()
-	at := len(c.scratch)
-	c.scratch = append(begin(c.scratch, kindBatch), 0, 0, 0, 0)
-	table := len(c.scratch)
-	c.scratch = appendTable(c.scratch, a.batch, a.losses)
-	binary.BigEndian.PutUint32(c.scratch[table-4:], uint32(len(c.scratch)-table))
-	finish(c.scratch, at, bodies(a.batch))
-	c.queue = append(c.queue, c.scratch[start:])
-	for i := range frames {
-		c.queue = append(c.queue, frames[i].Body)
+	at := len(scratch)
+	scratch = append(begin(scratch, kindBatch), 0, 0, 0, 0)
+	table := len(scratch)
+	scratch = appendTable(scratch, a.batch, a.losses)
+	binary.BigEndian.PutUint32(scratch[table-4:], uint32(len(scratch)-table))
+	queue = append(queue, finish(scratch, at, bodies(a.batch))[at:])
+	for _, f := range a.batch.Frames() {
+		queue = append(queue, f.Body)
 	}
+	c.out.Queue, c.out.Scratch = queue, scratch
 }
 
 // bodies is the size of the bodies of b.
 func bodies(b *media.Batch) int { return len(b.Slab()) - len(b.Frames())*media.Headroom }
-
-// flush writes the queue, maxWrite bytes at a time.
-func (c *conn) flush() error {
-	for rest := c.queue; len(rest) > 0; {
-		c.pieces = c.pieces[:0]
-		for room := maxWrite; len(rest) > 0 && room > 0; {
-			p := rest[0]
-			if len(p) > room {
-				p, rest[0] = p[:room], p[room:]
-			} else {
-				rest = rest[1:]
-			}
-			room -= len(p)
-			c.pieces = append(c.pieces, p)
-		}
-		_ = c.SetWriteDeadline(time.Now().Add(silence))
-		n, err := c.write()
-		c.sent.Add(float64(n))
-		if err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// write writes the pieces with one system call, and with TLS in as few records as can be.
-func (c *conn) write() (int64, error) {
-	if tcp, ok := c.Conn.(*net.TCPConn); ok {
-		n, err := c.socket.WriteAll(tcp, c.pieces)
-		return int64(n), err
-	}
-	c.joined = c.joined[:0]
-	for _, p := range c.pieces {
-		c.joined = append(c.joined, p...)
-	}
-	n, err := c.Write(c.joined)
-	return int64(n), err
-}
 
 // within calls f, which reads, and ends it with ctx or after a handshake's time.
 func (c *conn) within(ctx context.Context, f func() error) error {

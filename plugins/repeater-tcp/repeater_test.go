@@ -25,8 +25,8 @@ func TestMain(m *testing.M) { plugintest.Main(m, Kind()) }
 // quick is a pace for tests that wait for things to go wrong.
 var quick = pace{
 	beat:     20 * time.Millisecond,
-	silent:   3 * time.Second, // the machine may be busy with other tests
-	stalled:  time.Second,
+	silent:   10 * time.Second, // the machine may be busy with other tests
+	stalled:  3 * time.Second,
 	orphaned: 100 * time.Millisecond,
 	ask:      500 * time.Millisecond,
 	find:     2 * time.Second,

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/mediad/mediad/core/media"
+	"github.com/mediad/mediad/core/nowait"
 )
 
 const (
@@ -381,7 +382,7 @@ func (f *feed) pump(ctx context.Context) error {
 		ready = ready[:0]
 		var end error
 		frames, size := 0, 0
-		for end == nil && (len(ready) == 0 || size < maxWrite && buffered != nil && buffered.Buffered() > 0) {
+		for end == nil && (len(ready) == 0 || size < nowait.MaxWrite && buffered != nil && buffered.Buffered() > 0) {
 			var a arrival
 			if a.batch, end = f.src.Next(ctx); end == nil {
 				if skipper != nil {

@@ -10,7 +10,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/mediad/mediad/core/media"
 	"github.com/mediad/mediad/core/stage"
@@ -210,20 +209,20 @@ func TestTooDeep(t *testing.T) {
 func TestUnread(t *testing.T) {
 	film := stagetest.Film(40, 20000) // 800 KB each
 	a, b := newNode(t, "a", nil, stagetest.Library{"film": film}), newNode(t, "b", nil)
-	b.pace.stalled = 200 * time.Millisecond
+	silence := b.pace.stalled + b.pace.stalled/10 // longer than a peer may be silent
 	b.knows(a.peer())
 	src, err := b.Open(t.Context(), media.OpenRequest{Name: "film"})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer src.Close()
-	wait(t.Context(), 2*b.pace.stalled)
+	wait(t.Context(), silence)
 	if n := testutil.ToFloat64(a.metrics.sent); n > 4096 {
 		t.Errorf("%v bytes were sent of media that are open, and not read", n)
 	}
 	got := take(t, src, 1)
 	eventually(t, "some has come", func() bool { return testutil.ToFloat64(b.metrics.received) >= window })
-	wait(t.Context(), 2*b.pace.stalled) // longer than a peer may be silent
+	wait(t.Context(), silence)
 	if n := testutil.ToFloat64(a.metrics.sent); n > window+3<<20 {
 		t.Errorf("%v bytes were sent that nobody has read", n)
 	}
