@@ -42,7 +42,7 @@ func TestVLC(t *testing.T) {
 // as root.
 func vlc(t *testing.T, url string) string {
 	t.Helper()
-	home, err := os.MkdirTemp("", "mediad-vlc-")
+	home, err := os.MkdirTemp("/tmp", "mediad-vlc-") // where nobody may go, which is not so wherever TMPDIR is
 	if err != nil {
 		t.Fatal(err)
 	}
