@@ -25,10 +25,9 @@ const (
 
 // liveFile are the files of a live muxer. gohlslib gives parts and segments the suffix
 // .mp4, so they are told from media by the rest of their names.
-// A live playlist begins with gaps.
-var liveFile = regexp.MustCompile(`^([0-9a-f]{12}_(video|audio)[0-9]+_(stream\.m3u8|init\.mp4|(seg|part)[0-9]+\.mp4)|gap\.mp4)$`)
+var liveFile = regexp.MustCompile(`^[0-9a-f]{12}_(video|audio)[0-9]+_(stream\.m3u8|init\.mp4|(seg|part)[0-9]+\.mp4)$`)
 
-// gapFile is what gohlslib calls a segment that does not exist (EXT-X-GAP, RFC 8216bis,
+// gapFile is one, too: what gohlslib calls a segment that does not exist (EXT-X-GAP, RFC 8216bis,
 // 4.4.4.7). Players that do not know the tag ask for it: VLC 3 does not go on after
 // an error, but does after an empty file.
 const gapFile = "gap.mp4"
@@ -40,7 +39,7 @@ func parse(path string) (target, error) {
 	}
 	var t target
 	switch {
-	case dir != "" && (file == indexFile || strings.HasSuffix(file, segmentSuffix) || liveFile.MatchString(file)):
+	case dir != "" && (file == indexFile || strings.HasSuffix(file, segmentSuffix) || file == gapFile || liveFile.MatchString(file)):
 		t = target{HLS, dir, file}
 	case strings.HasSuffix(path, ".flv"):
 		t = target{form: FLV, name: strings.TrimSuffix(path, ".flv")}
