@@ -194,12 +194,7 @@ func (h *house) found(t *testing.T, o ordeal, lines int, counted float64, took t
 		return saw
 	}
 	told := regexp.MustCompile(o.log)
-	must(t, lab.Eventually(10*time.Second, func() error {
-		if !slices.ContainsFunc(h.Log.From(lines), told.MatchString) {
-			return fmt.Errorf("%q is not logged:\n%s", o.log, h.Log.Tail(20))
-		}
-		return nil
-	}))
+	h.says(t, lines, told, 10*time.Second)
 	h.warned[o.log] = time.Now()
 	list := h.troubles(lines)
 	same := map[string]int{} // by what stands before the first value
@@ -220,6 +215,17 @@ func (h *house) found(t *testing.T, o ordeal, lines int, counted float64, took t
 		saw += fmt.Sprintf("%d warnings, ", len(list))
 	}
 	return saw
+}
+
+// says waits until the daemon has logged what matches told, from a line on.
+func (h *house) says(t *testing.T, line int, told *regexp.Regexp, within time.Duration) {
+	t.Helper()
+	must(t, lab.Eventually(within, func() error {
+		if !slices.ContainsFunc(h.Log.From(line), told.MatchString) {
+			return fmt.Errorf("%q is not logged:\n%s", told, h.Log.Tail(20))
+		}
+		return nil
+	}))
 }
 
 // troubles are the warnings from a line on, without those about the machine's own disk,

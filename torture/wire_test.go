@@ -421,16 +421,6 @@ const (
 // even then: a film begins, from memory.
 func descriptors(t *testing.T, h *house) {
 	lines := h.Log.Len()
-	says := func(what string) {
-		t.Helper()
-		told := regexp.MustCompile(what)
-		must(t, lab.Eventually(20*time.Second, func() error {
-			if !slices.ContainsFunc(h.Log.From(lines), told.MatchString) {
-				return fmt.Errorf("it does not say %q", what)
-			}
-			return nil
-		}))
-	}
 	c, err := rtmp.Dial(t.Context(), h.URL("vod"))
 	must(t, err)
 	defer c.Close()
@@ -449,14 +439,14 @@ func descriptors(t *testing.T, h *house) {
 		must(t, err) // the kernel accepts it
 		conns = append(conns, r)
 	}
-	says(cannotAccept)
+	h.says(t, lines, regexp.MustCompile(cannotAccept), 20*time.Second)
 	must(t, c.Play(t.Context(), "healthy.flv", 0, -1, true))
 	for frame := false; !frame; {
 		m, err := c.Next(t.Context())
 		must(t, err)
 		_, frame = lab.Number(m.Track, m.Body)
 	}
-	says(fromMemory)
+	h.says(t, lines, regexp.MustCompile(fromMemory), 20*time.Second)
 	for _, r := range conns {
 		must(t, r.Close())
 	}

@@ -71,6 +71,13 @@ func service(t *testing.T, hosts int, edits ...string) (*lab, []*node) {
 		text = strings.NewReplacer("NAME", h.name, "ADDRESS", h.address, "JOIN", strings.Join(join, ", "), "ROLE", role).Replace(text)
 		nodes = append(nodes, h.node(text))
 	}
+	together(t, nodes)
+	return l, nodes
+}
+
+// together starts nodes, and waits until they know each other.
+func together(t *testing.T, nodes []*node) {
+	t.Helper()
 	for _, n := range nodes {
 		n.start()
 	}
@@ -78,7 +85,6 @@ func service(t *testing.T, hosts int, edits ...string) (*lab, []*node) {
 		n.healthy()
 		n.sees(nodes...)
 	}
-	return l, nodes
 }
 
 // sees waits until the node has read the directory and knows others as alive.

@@ -3,7 +3,6 @@
 package lab
 
 import (
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -17,32 +16,38 @@ func natsService(t *testing.T, hosts int) (nodes []*node, start, stop func()) {
 	t.Helper()
 	l := newLab(t, hosts+1)
 	h := l.hosts[hosts]
-	var server *exec.Cmd
-	start = func() {
-		server = h.command(filepath.Join(bin, "nats-server"), "--addr", h.address, "--jetstream", "--store_dir", t.TempDir())
-		server.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-		if err := server.Start(); err != nil {
-			t.Fatal(err)
-		}
+	var end func()
+	start = func() { end = h.natsServer(t) }
+	stop = func() { end() }
+	start()
+	for _, host := range l.hosts[:hosts] {
+		nodes = append(nodes, host.natsNode(h))
+	}
+	together(t, nodes)
+	return nodes, start, stop
+}
+
+// natsServer runs a nats-server on h until stop, or the end of the test.
+func (h *host) natsServer(t *testing.T, args ...string) (stop func()) {
+	t.Helper()
+	args = append([]string{"--addr", h.address, "--jetstream", "--store_dir", t.TempDir()}, args...)
+	server := h.command(filepath.Join(bin, "nats-server"), args...)
+	server.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := server.Start(); err != nil {
+		t.Fatal(err)
 	}
 	stop = func() {
 		_ = server.Process.Kill()
 		_ = server.Wait()
 	}
-	start()
 	t.Cleanup(stop)
-	for _, host := range l.hosts[:hosts] {
-		text := strings.Replace(serviceConfig, `listen: "ADDRESS:4222", join: [JOIN], role: ROLE, secret: lab, dir: ./member`, `nats: "nats://`+h.address+`:4222"`, 1)
-		nodes = append(nodes, host.node(strings.NewReplacer("NAME", host.name, "ADDRESS", host.address).Replace(text)))
-	}
-	for _, n := range nodes {
-		n.start()
-	}
-	for _, n := range nodes {
-		n.healthy()
-		n.sees(nodes...)
-	}
-	return nodes, start, stop
+	return stop
+}
+
+// natsNode is a node on h with the nats-server of a host.
+func (h *host) natsNode(server *host) *node {
+	text := strings.Replace(serviceConfig, `listen: "ADDRESS:4222", join: [JOIN], role: ROLE, secret: lab, dir: ./member`, `nats: "nats://`+server.address+`:4222"`, 1)
+	return h.node(strings.NewReplacer("NAME", h.name, "ADDRESS", h.address).Replace(text))
 }
 
 func TestOutsideNATS_PublishAndWatch(t *testing.T) {
@@ -85,26 +90,10 @@ func natsCluster(t *testing.T) (nodes []*node) {
 		routes = append(routes, "nats://"+h.address+":6222")
 	}
 	for i, h := range l.hosts {
-		server := h.command(filepath.Join(bin, "nats-server"), "--addr", h.address, "--server_name", h.name, "--jetstream", "--store_dir", t.TempDir(),
-			"--cluster_name", "lab", "--cluster", routes[i], "--routes", strings.Join(routes, ","))
-		server.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-		if err := server.Start(); err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() {
-			_ = server.Process.Kill()
-			_ = server.Wait()
-		})
-		text := strings.Replace(serviceConfig, `listen: "ADDRESS:4222", join: [JOIN], role: ROLE, secret: lab, dir: ./member`, `nats: "nats://`+h.address+`:4222"`, 1)
-		nodes = append(nodes, h.node(strings.NewReplacer("NAME", h.name, "ADDRESS", h.address).Replace(text)))
+		h.natsServer(t, "--server_name", h.name, "--cluster_name", "lab", "--cluster", routes[i], "--routes", strings.Join(routes, ","))
+		nodes = append(nodes, h.natsNode(h))
 	}
-	for _, n := range nodes {
-		n.start()
-	}
-	for _, n := range nodes {
-		n.healthy()
-		n.sees(nodes...)
-	}
+	together(t, nodes)
 	return nodes
 }
 

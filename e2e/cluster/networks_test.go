@@ -24,13 +24,7 @@ func TestTwoNetworks(t *testing.T) {
 			"NAME", h.name, `"ADDRESS:`, `":`, "JOIN", fmt.Sprintf("%q", l.hosts[0].public+":4222"), "ROLE", role,
 		).Replace(serviceConfig)))
 	}
-	for _, n := range nodes {
-		n.start()
-	}
-	for _, n := range nodes {
-		n.healthy()
-		n.sees(nodes...)
-	}
+	together(t, nodes)
 	for _, n := range nodes {
 		var list []api.Node
 		if err := n.get("/api/nodes", &list); err != nil {
