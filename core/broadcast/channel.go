@@ -28,6 +28,8 @@ type channel struct {
 	mu      sync.RWMutex
 	ring    *ring
 	wake    chan struct{} // closed and replaced when a batch has come, closed when the channel has ended
+	over    chan struct{} // closed when the channel has ended
+	pushers []*pusher     // replaced, not changed
 	sink    *sink         // the publisher's, nil while there is none; both
 	repeat  *repeat       // what looks for the channel on other nodes, nil while there is a sink; both
 	own     bool          // published here, now or lately; both
@@ -50,6 +52,7 @@ func (b *Broadcast) newChannel(name string) *channel {
 		name:  name,
 		ring:  newRing(b.settings.Window, int(b.settings.Memory)),
 		wake:  make(chan struct{}),
+		over:  make(chan struct{}),
 		since: time.Now(),
 	}
 	b.channels[name] = c
@@ -233,6 +236,7 @@ func (c *channel) endIf(over func() bool, reason string) {
 func (c *channel) end(reason string) {
 	c.ended = true
 	close(c.wake) // for good
+	close(c.over)
 	c.drop()
 	for _, t := range []*time.Timer{c.lost, c.idle} {
 		if t != nil {
@@ -287,7 +291,9 @@ func (s *sink) Write(_ context.Context, b *media.Batch) error {
 	}
 	b, seam := s.splice.take(c.ring, b)
 	c.append(b)
+	pushers := c.pushers
 	c.mu.Unlock()
+	pushAll(pushers)
 	c.b.metrics.frames.Add(float64(len(b.Frames())))
 	c.b.metrics.bytes.Add(float64(len(b.Slab())))
 	if seam == shifted {

@@ -155,7 +155,7 @@ func (r *repeat) use(ctx context.Context, src media.Source) error {
 	if !r.adopt(src) {
 		return media.ErrClosed
 	}
-	err := r.copy(ctx, src)
+	err := media.Push(ctx, src, r.take)
 	c := r.channel
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -208,33 +208,31 @@ func (r *repeat) adopt(src media.Source) bool {
 	return true
 }
 
-func (r *repeat) copy(ctx context.Context, src media.Source) error {
+// take appends a batch of the source to the channel.
+func (r *repeat) take(b *media.Batch) error {
 	c, m := r.channel, &r.b.metrics
-	for {
-		b, err := src.Next(ctx)
-		if err != nil {
-			return err
-		}
-		c.mu.Lock()
-		if c.repeat != r {
-			c.mu.Unlock()
-			return media.ErrClosed
-		}
-		b, seam := r.splice.take(c.ring, b)
-		if b != nil {
-			c.append(b)
-			m.repeatedFrames.Add(float64(len(b.Frames())))
-			m.repeatedBytes.Add(float64(len(b.Slab())))
-		}
+	c.mu.Lock()
+	if c.repeat != r {
 		c.mu.Unlock()
-		switch seam {
-		case gap:
-			m.gaps.Inc()
-			r.b.log.Info("a source of a channel begins behind the end of the last", "channel", c.name)
-		case shifted:
-			r.b.shifted(c.name, r.splice.shift)
-		}
+		return media.ErrClosed
 	}
+	b, seam := r.splice.take(c.ring, b)
+	if b != nil {
+		c.append(b)
+		m.repeatedFrames.Add(float64(len(b.Frames())))
+		m.repeatedBytes.Add(float64(len(b.Slab())))
+	}
+	pushers := c.pushers
+	c.mu.Unlock()
+	pushAll(pushers)
+	switch seam {
+	case gap:
+		m.gaps.Inc()
+		r.b.log.Info("a source of a channel begins behind the end of the last", "channel", c.name)
+	case shifted:
+		r.b.shifted(c.name, r.splice.shift)
+	}
+	return nil
 }
 
 // shifted tells of a source that is not on the channel's timeline.

@@ -160,6 +160,31 @@ type Routed interface {
 	Path() []string
 }
 
+// Pushing is a Source whose batches come to a goroutine of its own, which can hand them on
+// itself, so that no other one is woken for each.
+type Pushing interface {
+	// Push calls take with what Next would return, until that would fail or take does, and returns
+	// that error. No two calls run at once, and none after Push has returned. Nobody calls
+	// Next meanwhile. The source waits for take, which is to be quick.
+	Push(ctx context.Context, take func(*Batch) error) error
+}
+
+// Push calls take with what src has, as Pushing does, which it need not be.
+func Push(ctx context.Context, src Source, take func(*Batch) error) error {
+	if p, ok := src.(Pushing); ok {
+		return p.Push(ctx, take)
+	}
+	for {
+		b, err := src.Next(ctx)
+		if err == nil {
+			err = take(b)
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
 // Copy writes what src has into dst until src ends, and returns nil at its end.
 // It closes neither.
 func Copy(ctx context.Context, dst Sink, src Source) error {

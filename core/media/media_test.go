@@ -171,3 +171,36 @@ func TestCopy(t *testing.T) {
 		}
 	}
 }
+
+// pushing is a list that pushes by itself.
+type pushing struct{ list }
+
+func (p *pushing) Push(_ context.Context, take func(*media.Batch) error) error {
+	for _, b := range p.batches {
+		if err := take(b); err != nil {
+			return err
+		}
+	}
+	return p.err
+}
+
+func TestPush(t *testing.T) {
+	b := media.NewBatch(av, media.NoClock, media.Frame{Track: media.Audio})
+	failure := errors.New("failure")
+	has := list{[]*media.Batch{b, b}, io.EOF}
+	for name, open := range map[string]func() media.Source{
+		"by Next": func() media.Source { l := has; return &l },
+		"by Push": func() media.Source { return &pushing{has} },
+	} {
+		for _, c := range []struct {
+			take, want error
+			batches    int
+		}{{nil, io.EOF, 2}, {failure, failure, 1}} {
+			taken := 0
+			err := media.Push(t.Context(), open(), func(*media.Batch) error { taken++; return c.take })
+			if !errors.Is(err, c.want) || taken != c.batches {
+				t.Errorf("%s: %v after %d batches, want %v after %d", name, err, taken, c.want, c.batches)
+			}
+		}
+	}
+}

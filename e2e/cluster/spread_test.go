@@ -4,7 +4,6 @@ package lab
 
 import (
 	"fmt"
-	"math"
 	"slices"
 	"testing"
 	"time"
@@ -126,11 +125,12 @@ func TestAddedLatency(t *testing.T) {
 }
 
 // TestRepeaterCPU compares channels watched where they are published with channels watched
-// on another node, in turns. A machine that does other things too disturbs some turns: the best one counts.
+// on another node, in turns. A machine that does other things too disturbs some turns: the median counts, of more
+// turns when it is too high.
 func TestRepeaterCPU(t *testing.T) {
 	const shows, bits, took = 16, 8_000_000, 5 * time.Second
-	const least, limit = 3, 8 // turns; the more, the more the machine is disturbed
-	const most = 1.2          // of an ingest and a viewer; 0.62 to 1.15 were seen, 0.97 to 1.63 of all turns
+	const least, limit = 3, 9 // turns
+	const most = 1            // of an ingest and a viewer
 	// The window is full soon, so that it is no new memory which costs.
 	_, nodes := service(t, 2, "- use: broadcast\n", "- use: broadcast\n      with: {linger: 100ms, window: 2s}\n")
 	idle := cpu(nodes, took)
@@ -158,15 +158,15 @@ func TestRepeaterCPU(t *testing.T) {
 		})
 		return d
 	}
+	spent(nodes[1]) // its memory is new
 	var one, two time.Duration
-	best := math.Inf(1)
-	turns := 0
-	for turns < least || best > most && turns < limit {
+	var costs []float64
+	for len(costs) < least || median(costs) > most && len(costs) < limit {
 		a, b := spent(nodes[0]), spent(nodes[1])
-		one, two, best = one+a, two+b, min(best, float64(b-a)/float64(a))
-		turns++
+		one, two = one+a, two+b
+		costs = append(costs, float64(b-a)/float64(a))
 	}
-	gb := float64(shows*bits/8) * float64(turns) * took.Seconds() / 1e9
+	gb := float64(shows*bits/8) * float64(len(costs)) * took.Seconds() / 1e9
 	row := func(d time.Duration) string { return fmt.Sprintf("%.2f", d.Seconds()/gb) }
 	figure(t, "CPU of a repeater", fmt.Sprintf("%d channels of %d Mbit/s with one viewer each, %.2f GB, idle time subtracted", shows, bits/1_000_000, gb), [][]string{
 		{"", "s/GB"},
@@ -174,11 +174,14 @@ func TestRepeaterCPU(t *testing.T) {
 		{"one ingest, the repeater on both its nodes, one viewer", row(two)},
 		{"so the repeater", row(two - one)},
 	})
-	t.Logf("a repeater costs %.2f of an ingest and a viewer, in the best turn %.2f", float64(two-one)/float64(one), best)
-	if best > most {
-		t.Errorf("a repeater costs %.2f of an ingest and a viewer at the least, want at most %.2f", best, most)
+	t.Logf("a repeater costs %.2f of an ingest and a viewer, in the median turn %.2f, in all %.2f", float64(two-one)/float64(one), median(costs), costs)
+	if median(costs) > most {
+		t.Errorf("a repeater costs %.2f of an ingest and a viewer, want at most %v; the turns: %.2f", median(costs), most, costs)
 	}
 }
+
+// median is the middle one, or the lower one of two.
+func median(list []float64) float64 { return slices.Sorted(slices.Values(list))[(len(list)-1)/2] }
 
 // cpu is what the nodes use in a time.
 func cpu(nodes []*node, d time.Duration) (used time.Duration) {

@@ -48,6 +48,12 @@ func (r *repeater) newConn(c net.Conn) *conn {
 	return n
 }
 
+// Close closes the connection; what is being read or written fails.
+func (c *conn) Close() error {
+	c.out.Shut()
+	return c.Conn.Close()
+}
+
 // Read reads for the decoder.
 func (c *conn) Read(p []byte) (int, error) {
 	if c.idle > 0 {
@@ -105,6 +111,27 @@ func (c *conn) sendBatches(list []arrival) error {
 		c.put(a)
 	}
 	return c.out.Flush()
+}
+
+// errBusy says that a connection takes no more without waiting.
+var errBusy = errors.New("the connection is busy")
+
+// try writes a batch as far as it can be done at once. With errBusy some is left for sendBatches: of
+// what is queued or, if !queued, the batch itself.
+func (c *conn) try(a arrival) (queued bool, err error) {
+	if !c.out.TryLock() {
+		return false, errBusy
+	}
+	defer c.out.Unlock()
+	c.put(a)
+	done, err := c.out.Try(nil)
+	switch {
+	case err != nil:
+		return true, fmt.Errorf("%w: %w", errWrite, err)
+	case !done:
+		return true, errBusy
+	}
+	return true, nil
 }
 
 // put adds a batch to the queue. The pieces of what is scratch by now stay good when that grows.

@@ -28,7 +28,7 @@ type live struct {
 	req   media.OpenRequest
 	info  media.Info
 	queue queue
-	lost  losses // as of the last batch that Next returned
+	lost  losses // as of the last batch that Next has returned or Push handed on
 	once  sync.Once
 
 	life   context.Context // of the goroutines
@@ -82,8 +82,17 @@ func (s *live) Next(ctx context.Context) (*media.Batch, error) {
 	return a.batch, nil
 }
 
+// Push implements media.Pushing: run hands the batches on.
+func (s *live) Push(ctx context.Context, take func(*media.Batch) error) error {
+	return s.queue.push(ctx, func(a arrival) error {
+		s.lost = a.losses
+		return take(a.batch)
+	})
+}
+
 // Skips is how often frames were left out: since a link was too slow, or since another
-// parent had not what follows. It and Missed are for the goroutine that calls Next.
+// parent had not what follows. It and Missed are for the goroutine that calls Next,
+// or what Push calls.
 func (s *live) Skips() int { return s.lost.skips }
 
 // Missed is how many frames were left out, as far as that is known.

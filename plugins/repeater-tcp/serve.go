@@ -370,38 +370,31 @@ type skipper interface {
 	Missed() int64
 }
 
-// pump sends what is ready together. It returns how the media end.
+// pump sends the media, and returns how they end: what is ready together, and when nothing is, by push.
 func (f *feed) pump(ctx context.Context) error {
 	buffered, _ := f.src.(media.Buffered)
-	skipper, _ := f.src.(skipper)
+	pushing, _ := f.src.(media.Pushing)
+	more := func() bool { return buffered != nil && buffered.Buffered() > 0 }
 	var ready []arrival
 	for {
 		if err := f.allowed(ctx); err != nil {
 			return err
 		}
-		ready = ready[:0]
 		var end error
-		frames, size := 0, 0
-		for end == nil && (len(ready) == 0 || size < nowait.MaxWrite && buffered != nil && buffered.Buffered() > 0) {
-			var a arrival
-			if a.batch, end = f.src.Next(ctx); end == nil {
-				if skipper != nil {
-					a.losses = losses{skipper.Skips(), skipper.Missed()}
-				}
-				ready = append(ready, a)
-				frames += len(a.batch.Frames())
-				size += bodies(a.batch)
+		for size := 0; end == nil && (len(ready) == 0 || size < nowait.MaxWrite && more()); {
+			var b *media.Batch
+			if b, end = f.src.Next(ctx); end == nil {
+				ready = append(ready, f.arrival(b))
+				size += bodies(b)
 			}
 		}
-		if len(ready) > 0 {
-			if err := f.conn.sendBatches(ready); err != nil {
-				return fmt.Errorf("%w: %w", errWrite, err)
-			}
-			f.credit.Add(int64(-size))
-			f.sent.Store(true)
-			f.r.metrics.batchesOut.Add(float64(len(ready)))
-			f.r.metrics.framesOut.Add(float64(frames))
-			clear(ready)
+		if err := f.send(ready); err != nil {
+			return err
+		}
+		clear(ready)
+		ready = ready[:0]
+		if end == nil && f.live && pushing != nil && f.conn.out.Prompt() && !more() {
+			end = f.push(ctx, pushing)
 		}
 		if errors.Is(end, io.EOF) {
 			return nil
@@ -410,6 +403,54 @@ func (f *feed) pump(ctx context.Context) error {
 			return end
 		}
 	}
+}
+
+// arrival is a batch that the source has just delivered.
+func (f *feed) arrival(b *media.Batch) arrival {
+	a := arrival{batch: b}
+	if s, ok := f.src.(skipper); ok {
+		a.losses = losses{s.Skips(), s.Missed()}
+	}
+	return a
+}
+
+// send sends batches, and waits until the peer has taken them.
+func (f *feed) send(list []arrival) error {
+	if err := f.conn.sendBatches(list); err != nil {
+		return fmt.Errorf("%w: %w", errWrite, err)
+	}
+	for _, a := range list {
+		f.count(a)
+	}
+	return nil
+}
+
+// push has the source send what comes without a goroutine that is woken for it, until the connection takes no
+// more at once. That is waited for.
+func (f *feed) push(ctx context.Context, src media.Pushing) error {
+	var left []arrival
+	err := src.Push(ctx, func(b *media.Batch) error {
+		a := f.arrival(b)
+		queued, err := f.conn.try(a)
+		if queued {
+			f.count(a)
+		} else {
+			left = append(left, a)
+		}
+		return err
+	})
+	if !errors.Is(err, errBusy) {
+		return err
+	}
+	return f.send(left)
+}
+
+// count counts what is sent.
+func (f *feed) count(a arrival) {
+	f.credit.Add(int64(-bodies(a.batch)))
+	f.sent.Store(true)
+	f.r.metrics.batchesOut.Inc()
+	f.r.metrics.framesOut.Add(float64(len(a.batch.Frames())))
 }
 
 // allowed waits until the peer wants more of recorded media.

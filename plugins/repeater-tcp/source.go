@@ -206,13 +206,14 @@ func (s *recorded) Close() error {
 	return nil
 }
 
-// A queue is what has come and was not read yet. One goroutine puts, one gets.
+// A queue is what has come and was not read yet. One goroutine puts, one gets or has it pushed.
 type queue struct {
 	mu     sync.Mutex
 	list   []arrival
-	size   int   // bytes of bodies
-	most   int   // from which on put waits
-	end    error // after the last in the list
+	size   int           // bytes of bodies
+	most   int           // from which on put waits
+	take   func(arrival) // called by put in the place of the list, nil when nothing is pushed
+	end    error         // after the last in the list
 	shut   bool
 	more   chan struct{} // holds one after list or end has changed
 	room   chan struct{} // holds one after there is room
@@ -238,6 +239,11 @@ func (q *queue) put(a arrival) bool {
 		if q.shut {
 			q.mu.Unlock()
 			return false
+		}
+		if q.take != nil {
+			q.take(a)
+			q.mu.Unlock()
+			return true
 		}
 		if q.size < q.most {
 			q.list = append(q.list, a)
@@ -270,12 +276,8 @@ func (q *queue) get(ctx context.Context) (arrival, error) {
 			q.mu.Unlock()
 			return arrival{}, media.ErrClosed
 		case len(q.list) > 0:
-			a := q.list[0]
-			q.list[0] = arrival{}
-			q.list = q.list[1:]
-			q.size -= bodies(a.batch)
+			a := q.first()
 			q.mu.Unlock()
-			signal(q.room)
 			return a, nil
 		case q.end != nil:
 			q.mu.Unlock()
@@ -288,6 +290,53 @@ func (q *queue) get(ctx context.Context) (arrival, error) {
 		case <-ctx.Done():
 			return arrival{}, ctx.Err()
 		}
+	}
+}
+
+// first takes the first of the list, which is not empty. The caller holds mu.
+func (q *queue) first() arrival {
+	a := q.list[0]
+	q.list[0] = arrival{}
+	q.list = q.list[1:]
+	q.size -= bodies(a.batch)
+	signal(q.room)
+	return a
+}
+
+// push calls take with what is in the list, and has put call it with what comes then, until
+// the end or the error of take or ctx, which it returns.
+func (q *queue) push(ctx context.Context, take func(arrival) error) error {
+	var failed error
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for {
+		switch {
+		case failed != nil:
+			return failed
+		case q.shut:
+			return media.ErrClosed
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case len(q.list) > 0:
+			failed = take(q.first())
+			continue
+		case q.end != nil:
+			return q.end
+		}
+		q.take = func(a arrival) {
+			if failed = take(a); failed != nil {
+				q.take = nil
+				signal(q.more)
+			}
+		}
+		q.mu.Unlock()
+		select {
+		case <-q.more:
+		case <-q.closed:
+		case <-ctx.Done():
+		}
+		q.mu.Lock()
+		q.take = nil
 	}
 }
 
