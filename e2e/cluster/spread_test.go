@@ -125,12 +125,12 @@ func TestAddedLatency(t *testing.T) {
 }
 
 // TestRepeaterCPU compares channels watched where they are published with channels watched
-// on another node, in turns. A machine that does other things too disturbs some turns: the median counts, of more
+// on another node, in turns. A machine that does other things too disturbs some turns: the median counts, and of more
 // turns when it is too high.
 func TestRepeaterCPU(t *testing.T) {
-	const shows, bits, took = 16, 8_000_000, 5 * time.Second
-	const least, limit = 3, 9 // turns
-	const most = 1            // of an ingest and a viewer
+	const shows, bits, took = 64, 4_000_000, 5 * time.Second
+	const least, limit = 3, 9   // turns
+	const goal, most = 1.0, 1.2 // of an ingest and a viewer; 0.75 to 0.95 were seen, single turns up to 1.2
 	// The window is full soon, so that it is no new memory which costs.
 	_, nodes := service(t, 2, "- use: broadcast\n", "- use: broadcast\n      with: {linger: 100ms, window: 2s}\n")
 	idle := cpu(nodes, took)
@@ -161,7 +161,7 @@ func TestRepeaterCPU(t *testing.T) {
 	spent(nodes[1]) // its memory is new
 	var one, two time.Duration
 	var costs []float64
-	for len(costs) < least || median(costs) > most && len(costs) < limit {
+	for len(costs) < least || median(costs) > goal && len(costs) < limit {
 		a, b := spent(nodes[0]), spent(nodes[1])
 		one, two = one+a, two+b
 		costs = append(costs, float64(b-a)/float64(a))
