@@ -270,8 +270,8 @@ func (c *crowd) reload(context.Context) error {
 	return c.daemon.Reload()
 }
 
-const heading = `| minute | frames seen | joins | films | seeks | stalls | reconnects | jumps | kills | disk full | reloads | ended as slow | not recorded: disk full | otherwise | wrong | goroutines | descriptors | heap MB | resident MB |
-| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |`
+const heading = `| minute | frames seen | joins | films | seeks | stalls | reconnects | jumps | kills | disk full | reloads | ended as slow | not recorded: disk full | writer | too slow | no keyframe | wrong | goroutines | descriptors | heap MB | resident MB |
+| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |`
 
 // row prints what there is now.
 func (c *crowd) row(w io.Writer, began time.Time) error {
@@ -286,11 +286,12 @@ func (c *crowd) row(w io.Writer, began time.Time) error {
 	if err != nil {
 		return err
 	}
-	const lost = "mediad_archiver_lost_frames_total"
-	full := m.Sum(lost + `{cause="full"}`)
-	fmt.Fprintf(w, "| %.1f | %d | %d | %d | %d | %d | %d | %d | %d | %d | %d | %.0f | %.0f | %.0f | %d | %d | %d | %.1f | %.0f |\n", time.Since(began).Minutes(),
+	lost := func(cause string) float64 {
+		return m.Sum(fmt.Sprintf("mediad_archiver_lost_frames_total{cause=%q}", cause))
+	}
+	fmt.Fprintf(w, "| %.1f | %d | %d | %d | %d | %d | %d | %d | %d | %d | %d | %.0f | %.0f | %.0f | %.0f | %.0f | %d | %d | %d | %.1f | %.0f |\n", time.Since(began).Minutes(),
 		c.frames.Load(), c.joins.Load(), c.screenings.Load(), c.seeks.Load(), c.stalls.Load(), c.reconnects.Load(), c.jumps.Load(),
-		c.kills.Load(), c.fills.Load(), c.reloads.Load(), m.Sum(`mediad_rtmp_closed_total{cause="slow"}`), full, m.Sum(lost)-full,
-		c.difficulty.Load(), held.Goroutines, held.Descriptors, float64(held.Heap)/1e6, m["process_resident_memory_bytes"]/1e6)
+		c.kills.Load(), c.fills.Load(), c.reloads.Load(), m.Sum(`mediad_rtmp_closed_total{cause="slow"}`),
+		lost("full"), lost("writer"), lost("slow"), lost("no keyframe"), c.difficulty.Load(), held.Goroutines, held.Descriptors, float64(held.Heap)/1e6, m["process_resident_memory_bytes"]/1e6)
 	return nil
 }
