@@ -249,7 +249,10 @@ type routed struct {
 func (r routed) Path() []string { return r.station.path() }
 func (r routed) Skips() int     { return r.Source.(skipper).Skips() }
 func (r routed) Missed() int64  { return r.Source.(skipper).Missed() }
-func (r routed) Buffered() int  { return r.Source.(media.Buffered).Buffered() }
+func (r routed) Push(ctx context.Context, take func(*media.Batch) error) error {
+	return media.Push(ctx, r.Source, take)
+}
+func (r routed) Buffered() int { return r.Source.(media.Buffered).Buffered() }
 
 // publish puts a channel on air.
 func (s *station) publish(name string) media.Sink {

@@ -252,6 +252,7 @@ func (r *repeater) feed(ctx context.Context, c *conn, req media.OpenRequest, cre
 	}
 	defer done()
 	f := &feed{r: r, conn: c, src: src, live: src.Info().Live, granted: make(chan struct{}, 1)}
+	f.skipper, _ = src.(skipper)
 	f.credit.Store(credit)
 	b := appendInfo(begin(nil, kindOpened), src.Info())
 	if err := c.send(finish(appendPath(b, f.path()), 0, 0)); err != nil {
@@ -302,6 +303,7 @@ type feed struct {
 	conn    *conn
 	src     media.Source
 	live    bool
+	skipper skipper       // src, nil when it is none
 	credit  atomic.Int64  // bytes of recorded media that may be sent
 	granted chan struct{} // holds one after credit has grown
 	sent    atomic.Bool   // media, since the last beat was due
@@ -408,8 +410,8 @@ func (f *feed) pump(ctx context.Context) error {
 // arrival is a batch that the source has just delivered.
 func (f *feed) arrival(b *media.Batch) arrival {
 	a := arrival{batch: b}
-	if s, ok := f.src.(skipper); ok {
-		a.losses = losses{s.Skips(), s.Missed()}
+	if f.skipper != nil {
+		a.losses = losses{f.skipper.Skips(), f.skipper.Missed()}
 	}
 	return a
 }
