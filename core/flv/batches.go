@@ -35,7 +35,7 @@ type batchReader struct {
 	state   State
 	builder *media.Builder
 	begin   time.Duration // DTS of the first frame in builder
-	batch   int           // bytes of the last batch
+	batch   int           // memory of the last batch, in bytes
 	// held are the batches of the newest join point at or before from, while it
 	// is not known whether there is a later one.
 	held    []*media.Batch
@@ -143,8 +143,9 @@ func (r *batchReader) read(ctx context.Context) (*media.Batch, error) {
 		switch {
 		case errors.Is(err, errFull), err != nil && ctx.Err() == nil && r.builder.Len() > 0:
 			// Another error comes again, after what was read before it.
-			r.batch = r.builder.Bytes()
-			return r.builder.Batch(h), nil
+			b := r.builder.Batch(h)
+			r.batch = len(b.Slab())
+			return b, nil
 		case err != nil:
 			return nil, err
 		}
@@ -199,12 +200,20 @@ func (r *batchReader) full(f media.Frame) bool {
 		r.state.Header().Video.Codec == "" && (f.DTS-r.begin).Abs() >= media.MaxAudioSpan
 }
 
-// extent guesses how many bytes the batch that begins with t will have. Where the
-// index is complete it knows.
+// extent guesses how much memory the batch that begins with t will need: as much as there is up
+// to the next point, where each frame has more around it than the batch leaves before it. A file's own
+// table may have few points, so batches are not taken to grow at once to more than twice the last.
 func (r *batchReader) extent(t tagHead) int {
-	if !r.index.complete {
-		return r.batch
+	end := r.index.after(t.at)
+	if end == t.at {
+		end = r.file.Size()
 	}
-	n := r.index.after(t.at) - t.at
-	return int(min(max(n, 0), media.MaxBatchBytes))
+	n := int(min(end-t.at, media.MaxBatchBytes+media.MaxBatchBytes/64))
+	switch {
+	case n <= 0: // a file without an end
+		return r.batch
+	case r.batch > 0 && !r.index.complete:
+		return min(n, 2*r.batch)
+	}
+	return n
 }

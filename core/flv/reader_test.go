@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os/exec"
+	"runtime"
 	"strconv"
 	"strings"
 	"testing"
@@ -495,6 +496,33 @@ func TestLargeGOP(t *testing.T) {
 	}
 	if got := batchesOf(t, x, memory(p), 599*time.Millisecond); got[0].DTS() != 0 {
 		t.Errorf("from 599 ms: %v", got[0].DTS())
+	}
+}
+
+// A batch is read into the memory that it needs, wherever its size is known, and holds no more.
+func TestBatchMemory(t *testing.T) {
+	p := appendTagMS(bytes.Clone(fileHead), media.Video, 0, avcConfig)
+	for i := range 500 {
+		p = appendTagMS(p, media.Video, uint32(i)*40, avcFrame(i%25 == 0, 10_000+i*20))
+	}
+	for _, complete := range []bool{true, false} { // the places of a table of the file's own are not checked
+		x, err := ReadIndex(t.Context(), memory(p))
+		if err != nil {
+			t.Fatal(err)
+		}
+		x.(*index).complete = complete
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		batches := batchesOf(t, x, memory(p), 0)
+		runtime.ReadMemStats(&after)
+		if used := after.TotalAlloc - before.TotalAlloc; used > uint64(len(p))*5/4 {
+			t.Errorf("complete %v: %d bytes were allocated to read a file of %d", complete, used, len(p))
+		}
+		for _, b := range batches {
+			if slab := b.Slab(); cap(slab) > len(slab)+len(slab)/8 {
+				t.Errorf("complete %v: a batch of %d bytes holds %d", complete, len(slab), cap(slab))
+			}
+		}
 	}
 }
 

@@ -170,6 +170,9 @@ func (c *Clock) At(t Track) *time.Duration {
 // Max is the latest time in c, None when it is empty.
 func (c Clock) Max() time.Duration { return max(c.Audio, c.Video, c.Data) }
 
+// minSpare is how much room in a slab is not worth a copy.
+const minSpare = 4 << 10
+
 // A Builder lays out one batch after another. Its zero value is not ready: use
 // NewBuilder. It is used by one goroutine.
 type Builder struct {
@@ -210,6 +213,11 @@ func (b *Builder) grow(n int) {
 	if len(b.slab) > 0 {
 		size = max(size, 2*cap(b.slab))
 	}
+	b.move(size)
+}
+
+// move moves the slab to where there is room for size bytes.
+func (b *Builder) move(size int) {
 	slab := make([]byte, len(b.slab), size)
 	copy(slab, b.slab)
 	at := 0
@@ -240,10 +248,14 @@ func (b *Builder) Len() int { return len(b.frames) }
 func (b *Builder) Bytes() int { return len(b.slab) - len(b.frames)*Headroom }
 
 // Batch ends the batch and returns it, nil when nothing was added. h is the
-// header in force; frames that are added from now on belong to the next batch.
+// header in force; frames that are added from now on belong to the next batch. What was
+// reserved and not used, or made by growing, is given back if it is more than an eighth.
 func (b *Builder) Batch(h *Header) *Batch {
 	if len(b.frames) == 0 {
 		return nil
+	}
+	if cap(b.slab)-len(b.slab) > max(len(b.slab)/8, minSpare) {
+		b.move(len(b.slab))
 	}
 	first := b.frames[0]
 	batch := &Batch{

@@ -66,6 +66,27 @@ func TestBuilderTake(t *testing.T) {
 	}
 }
 
+// What a builder has made room for, and a batch does not need, is given back.
+func TestBuilderSpare(t *testing.T) {
+	frame := media.Frame{Track: media.Audio, Body: bytes.Repeat([]byte{1}, 10_000)}
+	for name, reserved := range map[string]int{"reserved": 1 << 20, "grown": 0} {
+		b := media.NewBuilder(media.NoClock)
+		b.Reserve(0, reserved)
+		for range 9 {
+			b.Copy(frame)
+		}
+		batch := b.Batch(av)
+		if slab := batch.Slab(); cap(slab) > len(slab)+len(slab)/8 {
+			t.Errorf("%s: a slab of %d bytes holds %d", name, len(slab), cap(slab))
+		}
+		for i, f := range batch.Frames() {
+			if at := i*len(frame.Body) + (i+1)*media.Headroom; &batch.Slab()[at] != &f.Body[0] || !bytes.Equal(f.Body, frame.Body) {
+				t.Errorf("%s: the body of frame %d does not lie in the slab", name, i)
+			}
+		}
+	}
+}
+
 func TestJoin(t *testing.T) {
 	key := media.Frame{Track: media.Video, Key: true}
 	inter := media.Frame{Track: media.Video}
