@@ -24,7 +24,7 @@ func root() *cobra.Command {
 		},
 	}
 	cmd.CompletionOptions.DisableDefaultCmd = true
-	cmd.AddCommand(runCommand(), checkCommand(), graphCommand(), explainCommand(), nodesCommand(), channelsCommand(),
+	cmd.AddCommand(runCommand(), checkCommand(), graphCommand(), explainCommand(), nodesCommand(), channelsCommand(), clientsCommand(), kickCommand(),
 		reloadCommand(), drainCommand(), tapCommand(), topCommand(), stageCommand(), pluginCommand(), versionCommand(), manCommand(), completionCommand())
 	return cmd
 }

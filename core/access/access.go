@@ -87,10 +87,12 @@ type Guard struct {
 	callback *callback
 	refused  *prometheus.CounterVec
 
-	mu    sync.Mutex
-	names map[string]int
-	addrs map[netip.Addr]int
-	users map[string]int // of tokens
+	mu     sync.Mutex
+	passes map[*Pass]struct{} // of who is there
+	last   int64              // id of a pass
+	names  map[string]int
+	addrs  map[netip.Addr]int
+	users  map[string]int // of tokens
 }
 
 // New returns a guard by settings that Check finds right. It fails when the public
@@ -101,9 +103,10 @@ func New(s Settings, log hclog.Logger, metrics prometheus.Registerer) (*Guard, e
 		log:      log,
 		refused: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "mediad_access_refused_total", Help: "Clients that were refused, by reason."}, []string{"reason"}),
-		names: map[string]int{},
-		addrs: map[netip.Addr]int{},
-		users: map[string]int{},
+		passes: map[*Pass]struct{}{},
+		names:  map[string]int{},
+		addrs:  map[netip.Addr]int{},
+		users:  map[string]int{},
 	}
 	var err error
 	if g.token, err = newVerifier(s); err != nil {
@@ -202,14 +205,15 @@ func (g *Guard) network(a netip.Addr) error {
 	return nil
 }
 
-// take takes a place for a viewer. Publishers are not counted: a name has one.
+// take takes a place for a client. Publishers are in no limit: a name has one.
 func (g *Guard) take(r Request, c claims) (*Pass, error) {
 	p := &Pass{guard: g, request: r, user: c.user(), since: time.Now()}
-	if r.Action != Play {
-		return p, nil
-	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	if r.Action != Play {
+		g.enter(p)
+		return p, nil
+	}
 	name := r.App + "/" + r.Name
 	for _, l := range []struct {
 		have, most int
@@ -229,7 +233,15 @@ func (g *Guard) take(r Request, c claims) (*Pass, error) {
 	if p.user != "" {
 		g.users[p.user]++
 	}
+	g.enter(p)
 	return p, nil
+}
+
+// enter puts p among those who are there. It is called with g locked.
+func (g *Guard) enter(p *Pass) {
+	g.last++
+	p.id = g.last
+	g.passes[p] = struct{}{}
 }
 
 // A Pass is a client that was let in.
@@ -238,8 +250,12 @@ type Pass struct {
 	request Request
 	user    string
 	since   time.Time
-	counted bool
+	counted bool // in the limits
 	once    sync.Once
+
+	// Guarded by guard.mu.
+	id   int64
+	kick func() // nil: not Kickable
 }
 
 // Done gives the pass back: the client has left, having been sent, or having sent, so
@@ -263,12 +279,16 @@ func (p *Pass) Done(bytes int64) {
 func (p *Pass) leave() { p.once.Do(p.free) }
 
 func (p *Pass) free() {
+	g := p.guard
+	if g == nil {
+		return
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	delete(g.passes, p)
 	if !p.counted {
 		return
 	}
-	g := p.guard
-	g.mu.Lock()
-	defer g.mu.Unlock()
 	release(g.names, p.request.App+"/"+p.request.Name)
 	release(g.addrs, p.request.Address)
 	if p.user != "" {

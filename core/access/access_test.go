@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"encoding/pem"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -185,6 +186,45 @@ func TestLimits(t *testing.T) {
 	}
 	if got := testutil.ToFloat64(g.refused.WithLabelValues("limit")); got != 4 {
 		t.Errorf("%v refusals counted, want 4", got)
+	}
+}
+
+func TestClients(t *testing.T) {
+	g := guard(t, Settings{PerName: 10})
+	admit := func(action Action, name, address string) *Pass {
+		r := watch(name, address, "")
+		r.Action = action
+		p, err := g.Admit(t.Context(), r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return p
+	}
+	kicked := ""
+	publisher, viewer, fetcher := admit(Publish, "a", "192.0.2.1"), admit(Play, "a", "::ffff:192.0.2.2"), admit(Play, "b", "192.0.2.2")
+	publisher.OnKick(func() { kicked += "publisher " })
+	viewer.OnKick(func() { kicked += "viewer " })
+	new(Pass).OnKick(nil) // of a ticket
+	list := func() (s string) {
+		for _, c := range g.Clients() {
+			s += fmt.Sprintf("%d %s %s %s %v\n", c.ID, c.Action, c.Name, c.Address, c.Kickable)
+		}
+		return s
+	}
+	if got, want := list(), "1 publish live/a 192.0.2.1 true\n2 play live/a 192.0.2.2 true\n3 play live/b 192.0.2.2 false\n"; got != want {
+		t.Errorf("the clients are\n%swant\n%s", got, want)
+	}
+	if n := g.Kick(func(c Client) bool { return c.Address == netip.MustParseAddr("192.0.2.2") }); n != 1 || kicked != "viewer " {
+		t.Errorf("%d were thrown out: %s, want the viewer", n, kicked)
+	}
+	viewer.Done(0)
+	fetcher.Done(0)
+	if n := g.Kick(func(Client) bool { return true }); n != 1 || kicked != "viewer publisher " {
+		t.Errorf("%d were thrown out, now %s", n, kicked)
+	}
+	publisher.Done(0)
+	if got := list(); got != "" {
+		t.Errorf("when all have left there are\n%s", got)
 	}
 }
 

@@ -162,10 +162,19 @@ func (in *Ingest) Publish(ctx context.Context, req Request) (Publication, error)
 		return nil, errors.Join(fmt.Errorf("the server stops: %w", media.ErrUnavailable), sink.Close(ctx))
 	}
 	in.active[p] = true
+	pass.OnKick(func() { p.end(errKicked) })
 	in.metrics.publishers.Inc()
 	in.log.Info("publishing", "name", req.Name, "remote", req.Remote)
 	return p, nil
 }
+
+var errKicked = errors.New("thrown out by who runs the server")
+
+// Clients lists the publishers.
+func (in *Ingest) Clients() []access.Client { return in.guard.Clients() }
+
+// Kick ends the connections of the publishers that which returns true for, and returns how many these are.
+func (in *Ingest) Kick(which func(access.Client) bool) int { return in.guard.Kick(which) }
 
 // admit says why the publisher may not publish, or nil.
 func (in *Ingest) admit(req Request) error {

@@ -19,6 +19,7 @@ const (
 	causeSlow      = "slow"      // a viewer does not take what is sent
 	causeRefused   = "refused"   // an app or a publication
 	causeOver      = "over"      // the publication was ended, or failed
+	causeKicked    = "kicked"    // a viewer, by who runs the server
 	causeLimit     = "limit"     // too many connections
 	causeShutdown  = "shutdown"  // of this server
 	causeNetwork   = "network"   // any other error of the connection

@@ -291,6 +291,8 @@ func (s *Server) ended(ses *session, why *ending) {
 	switch why.cause {
 	case causeClient, causeShutdown, causeIdle, causeNetwork:
 		ses.log.Debug("the connection has ended", "cause", why.cause, "reason", why)
+	case causeKicked:
+		ses.log.Info("the connection has ended", "cause", why.cause, "reason", why)
 	default:
 		s.warn(why.cause, "connection closed", "cause", why.cause, "reason", why,
 			"app", ses.address.app, "remote", ses.conn.RemoteAddr())

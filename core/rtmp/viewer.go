@@ -221,6 +221,11 @@ func (v *viewer) putMessage(o *output, m *shared) {
 	}
 }
 
+// Leave implements stream.Leaver.
+func (v *viewer) Leave(why error) {
+	v.s.end(&ending{cause: causeKicked, err: why, polite: true})
+}
+
 // fail ends the session when a write has failed.
 func (v *viewer) fail(err error) error {
 	if err != nil {

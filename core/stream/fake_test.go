@@ -97,6 +97,8 @@ func (v *screen) Timeline(zero time.Duration) {
 	_ = v.log("timeline %v", zero)
 }
 
+func (v *screen) Leave(why error) { _ = v.log("leave: %v", why) }
+
 func (v *screen) Redirect(url string) error { return v.log("redirect %s", url) }
 
 func (v *screen) Receive(t media.Track, on bool) { _ = v.log("receive %v %v", t, on) }

@@ -132,6 +132,12 @@ type Redirector interface {
 	Redirect(url string) error
 }
 
+// A Leaver is a Viewer with a connection that does not end when what it was played does.
+type Leaver interface {
+	// Leave ends the connection, and says why in the log.
+	Leave(why error)
+}
+
 // Status is an onStatus message.
 type Status struct {
 	Level       string // "status" or "error"; ffmpeg leaves on any error

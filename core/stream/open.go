@@ -93,15 +93,16 @@ func (p *player) try(ctx context.Context, why purpose, reqs []media.OpenRequest)
 	return r
 }
 
-// admit asks whether the client may play.
-func (p *player) admit(ctx context.Context) (*access.Pass, error) {
+// admit asks whether the client may play, and lets it be thrown out from now on.
+func (p *player) admit(ctx context.Context) (pass *access.Pass, err error) {
 	r := p.req
-	if r.Pass != nil {
-		return r.Pass, nil
+	if pass = r.Pass; pass == nil {
+		pass, err = p.stage.guard.Admit(ctx, access.Request{
+			Action: access.Play, Protocol: r.Protocol, App: r.App, Name: r.Name, Address: r.Remote, Params: r.Params,
+		})
 	}
-	return p.stage.guard.Admit(ctx, access.Request{
-		Action: access.Play, Protocol: r.Protocol, App: r.App, Name: r.Name, Address: r.Remote, Params: r.Params,
-	})
+	pass.OnKick(func() { p.cancel(errKicked) })
+	return pass, err
 }
 
 // openOne opens req. The position that a client gives with play counts from the

@@ -422,8 +422,21 @@ func (p *player) leave() {
 		p.end("left", p.err)
 	case p.on && errors.Is(context.Cause(p.ctx), errStopped):
 		p.fail(event{err: errStopped})
+	case errors.Is(context.Cause(p.ctx), errKicked):
+		p.kicked()
 	default:
 		p.end("left", nil)
+	}
+}
+
+// kicked tells the client so and ends its connection, on which it may have nothing else.
+func (p *player) kicked() {
+	if p.on {
+		p.fail(event{err: errKicked})
+	}
+	p.end("left", nil)
+	if v, ok := p.viewer.(Leaver); ok {
+		v.Leave(errKicked)
 	}
 }
 
@@ -469,6 +482,8 @@ func describe(err error) (cause, code, reason string) {
 		return "changed", codeFailed, "it has changed while it was played"
 	case errors.Is(err, errStopped):
 		return "drained", codeFailed, errStopped.Error()
+	case errors.Is(err, errKicked):
+		return "kicked", codeFailed, errKicked.Error()
 	case errors.As(err, &redirect):
 		return "redirected", codeFailed, "it is at " + redirect.URL
 	}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
+	"github.com/mediad/mediad/core/access"
 	"github.com/mediad/mediad/core/media"
 	"github.com/mediad/mediad/core/stage"
 )
@@ -110,6 +111,68 @@ func TestDrainIdle(t *testing.T) {
 		if took := time.Since(began); took != 0 {
 			t.Errorf("it took %v", took)
 		}
+		p.Close()
+	})
+}
+
+// Who is thrown out is told so, whatever it is doing, and its connection is ended.
+func TestKick(t *testing.T) {
+	const left = "error Play.Failed\nleave: thrown out by who runs the server"
+	for name, watch := range map[string]func(*house, Player){
+		"film":  func(_ *house, p Player) { p.Play(ask("film")) },
+		"live":  func(_ *house, p Player) { p.Play(ask("live")) },
+		"later": func(_ *house, p Player) { p.Play(ask("later")) }, // it waits
+		"paused": func(_ *house, p Player) {
+			p.Play(ask("film"))
+			p.Pause(true, time.Second)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			in(t, func(t *testing.T, h *house) {
+				h.channels["later"] = newChannel()
+				h.films["long"] = newFilm("long", 0, 100)
+				h.channels["live"].push(0, time.Second)
+				p, v := h.watch()
+				watch(h, p)
+				other, otherView := h.watch()
+				other.Play(ask("long"))
+				v.said()
+				if clients := h.stage.Clients(); len(clients) != 2 || !clients[0].Kickable {
+					t.Fatalf("the clients are %+v", clients)
+				}
+				if n := h.stage.Kick(func(c access.Client) bool { return c.Name != "vod/long" }); n != 1 {
+					t.Errorf("%d were thrown out", n)
+				}
+				expect(t, v, left)
+				if clients := h.stage.Clients(); len(clients) != 1 {
+					t.Errorf("left are %+v", clients)
+				}
+				if got := testutil.ToFloat64(h.stage.metrics.ends.WithLabelValues("kicked")); got != 1 {
+					t.Errorf("%v are counted as thrown out", got)
+				}
+				otherView.said()
+				time.Sleep(time.Second)
+				if otherView.said() == "" {
+					t.Error("the other viewer is sent nothing more")
+				}
+				p.Close()
+				other.Close()
+			})
+		})
+	}
+	onAir(t, Auto, func(t *testing.T, sink media.Sink, watch func(Viewer) Player) {
+		v := &prompt{screen: newScreen()}
+		p := watch(v)
+		p.Play(Request{App: "live", Name: "show", Start: StartAny, Length: -1})
+		broadcastSeconds(t, sink, 1)
+		v.said()
+		if v.tries == 0 {
+			t.Error("the viewer was in no round")
+		}
+		if n := p.(*player).stage.Kick(func(access.Client) bool { return true }); n != 1 {
+			t.Errorf("%d were thrown out of the round", n)
+		}
+		expect(t, v.screen, left)
 		p.Close()
 	})
 }

@@ -1,6 +1,6 @@
 // Package api is the daemon's HTTP listener: health, metrics, and lists for
-// consoles and for commands such as `mediad explain`. Nothing can be changed through
-// it, but that the daemon can be made to read its own file again, and to leave.
+// consoles and for commands such as `mediad explain`. Nothing can be changed through it,
+// but that the daemon can be made to read its own file again, to leave, and to throw clients out.
 package api
 
 import (
@@ -65,6 +65,7 @@ func New(o Options) http.Handler {
 	mux.HandleFunc(healthPath, a.health)
 	mux.Handle("/metrics", promhttp.HandlerFor(o.Metrics, promhttp.HandlerOpts{}))
 	mux.HandleFunc("/api/channels", a.channels)
+	mux.HandleFunc("/api/clients", a.clients)
 	mux.HandleFunc("/api/pipelines", a.pipelines)
 	mux.HandleFunc("/api/nodes", a.nodes)
 	mux.HandleFunc("/api/cluster/channels", a.clusterChannels)
@@ -73,7 +74,8 @@ func New(o Options) http.Handler {
 	mux.HandleFunc("/api/ticket", a.ticket)
 	mux.HandleFunc(reloadPath, a.reload)
 	mux.HandleFunc(drainPath, a.drain)
-	paths := "/healthz, /metrics, /api/channels, /api/pipelines, /api/nodes, /api/cluster/channels, /api/explain?name=APP/NAME, /api/tap?stage=PIPELINE/STAGE&name=NAME, /api/ticket?name=APP/NAME, /api/reload (POST), /api/drain (POST)"
+	mux.HandleFunc(kickPath, a.kick)
+	paths := "/healthz, /metrics, /api/channels, /api/clients, /api/pipelines, /api/nodes, /api/cluster/channels, /api/explain?name=APP/NAME, /api/tap?stage=PIPELINE/STAGE&name=NAME, /api/ticket?name=APP/NAME, /api/reload (POST), /api/drain (POST), /api/kick?id=ID (POST)"
 	if o.Pprof && o.Loopback {
 		mux.HandleFunc("/debug/pprof/", pprof.Index)
 		mux.HandleFunc("/debug/pprof/profile", pprof.Profile)

@@ -34,7 +34,8 @@ type gate struct {
 func (g gate) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("X-Content-Type-Options", "nosniff")
 	allow := "GET, HEAD"
-	if r.URL.Path == reloadPath || r.URL.Path == drainPath {
+	switch r.URL.Path {
+	case reloadPath, drainPath, kickPath:
 		allow = "POST"
 	}
 	known := g.known(r)

@@ -1,0 +1,73 @@
+// Who is there, and throwing them out.
+
+package access
+
+import (
+	"cmp"
+	"net/netip"
+	"slices"
+	"time"
+)
+
+// A Client is one whom a guard has let in, and who has not left.
+type Client struct {
+	ID       int64      `json:"id"` // among those of the guard, from 1 on
+	Action   Action     `json:"action"`
+	Protocol string     `json:"protocol"` // rtmp, flv, hls, mp4
+	Name     string     `json:"name"`     // APP/NAME
+	Address  netip.Addr `json:"address"`
+	Since    time.Time  `json:"since"`
+	// Kickable says that it has a connection which can be ended: who fetches files (HLS, recorded
+	// MP4) has none, nor has who is still waiting for the callback.
+	Kickable bool `json:"kickable"`
+}
+
+// Clients lists those who are there, in the order in which they came. Who has a ticket is not
+// among them.
+func (g *Guard) Clients() []Client {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	list := make([]Client, 0, len(g.passes))
+	for p := range g.passes {
+		list = append(list, p.client())
+	}
+	slices.SortFunc(list, func(a, b Client) int { return cmp.Compare(a.ID, b.ID) })
+	return list
+}
+
+// Kick ends the connections of the clients that which returns true for, and returns how many
+// these are. Nothing keeps a client from coming again.
+func (g *Guard) Kick(which func(Client) bool) int {
+	var kicks []func()
+	g.mu.Lock()
+	for p := range g.passes {
+		if p.kick != nil && which(p.client()) {
+			kicks = append(kicks, p.kick)
+		}
+	}
+	g.mu.Unlock()
+	for _, kick := range kicks {
+		kick()
+	}
+	return len(kicks)
+}
+
+// OnKick says how the connection of the client is ended. kick is called by any goroutine, perhaps after
+// Done, and does not wait. Only on a pass of a guard does it anything.
+func (p *Pass) OnKick(kick func()) {
+	if p == nil || p.guard == nil {
+		return
+	}
+	p.guard.mu.Lock()
+	defer p.guard.mu.Unlock()
+	p.kick = kick
+}
+
+// client describes who has p. It is called with the guard locked.
+func (p *Pass) client() Client {
+	r := p.request
+	return Client{
+		ID: p.id, Action: r.Action, Protocol: r.Protocol, Name: r.target(), Address: r.Address, Since: p.since,
+		Kickable: p.kick != nil,
+	}
+}
