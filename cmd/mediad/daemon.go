@@ -137,6 +137,7 @@ func (d *daemon) run(ctx context.Context) error {
 	if err := notify("READY=1"); err != nil {
 		d.log.Warn("systemd cannot be told that the daemon is ready", "error", err)
 	}
+	viewers.Go(func() { boundGarbage(showing, time.Second) })
 	viewers.Go(func() { watchdog(showing, func() { d.stages.Stages() }) })
 
 	err = d.stages.Wait(ctx)
