@@ -61,7 +61,7 @@ func TestKick(t *testing.T) {
 	if got := packets(t, d.Path("out.flv"), "video"); len(got) == 0 {
 		t.Error("who was thrown out was played nothing before")
 	}
-	kick("1 thrown out\n1 have no connection", "--name", "live/show", "--action", "play", "--address", "127.0.0.2")
+	kick("2 thrown out\n", "--name", "live/show", "--action", "play", "--address", "127.0.0.2")
 	if flv.read() == 0 {
 		t.Error("the viewer of FLV was played nothing before")
 	}

@@ -81,7 +81,7 @@ func kickCommand() *cobra.Command {
 		out := cmd.OutOrStdout()
 		fmt.Fprintf(out, "%d thrown out\n", k.Kicked)
 		if k.Left > 0 {
-			fmt.Fprintf(out, "%d have no connection of their own: they fetch files (HLS, MP4), or are still waiting to be let in\n", k.Left)
+			fmt.Fprintf(out, "%d are still waiting to be let in, and are left\n", k.Left)
 		}
 		return nil
 	}

@@ -17,8 +17,7 @@ type Client struct {
 	Name     string     `json:"name"`     // APP/NAME
 	Address  netip.Addr `json:"address"`
 	Since    time.Time  `json:"since"`
-	// Kickable says that it has a connection which can be ended: who fetches files (HLS, recorded
-	// MP4) has none, nor has who is still waiting for the callback.
+	// Kickable says that it can be thrown out: who is waiting for the callback's answer cannot.
 	Kickable bool `json:"kickable"`
 }
 
@@ -35,8 +34,9 @@ func (g *Guard) Clients() []Client {
 	return list
 }
 
-// Kick ends the connections of the clients that which returns true for, and returns how many
-// these are. Nothing keeps a client from coming again.
+// Kick throws out the clients that which returns true for, and returns how many these are: their
+// connections are ended, and who fetches files (HLS, recorded MP4), which needs no connection that stays,
+// must be let in anew. Nothing keeps a client from coming again.
 func (g *Guard) Kick(which func(Client) bool) int {
 	var kicks []func()
 	g.mu.Lock()
@@ -52,7 +52,7 @@ func (g *Guard) Kick(which func(Client) bool) int {
 	return len(kicks)
 }
 
-// OnKick says how the connection of the client is ended. kick is called by any goroutine, perhaps after
+// OnKick says how the client is thrown out. kick is called by any goroutine, perhaps after
 // Done, and does not wait. Only on a pass of a guard does it anything.
 func (p *Pass) OnKick(kick func()) {
 	if p == nil || p.guard == nil {

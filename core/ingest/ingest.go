@@ -173,7 +173,7 @@ var errKicked = errors.New("thrown out by who runs the server")
 // Clients lists the publishers.
 func (in *Ingest) Clients() []access.Client { return in.guard.Clients() }
 
-// Kick ends the connections of the publishers that which returns true for, and returns how many these are.
+// Kick throws out the publishers that which returns true for, and returns how many these are.
 func (in *Ingest) Kick(which func(access.Client) bool) int { return in.guard.Kick(which) }
 
 // admit says why the publisher may not publish, or nil.

@@ -112,7 +112,7 @@ func (s *stream) Audience() map[string]map[string]int {
 // Clients lists the viewers, those who fetch files among them.
 func (s *stream) Clients() []access.Client { return s.guard.Clients() }
 
-// Kick ends the connections of the viewers that which returns true for, and returns how many these are.
+// Kick throws out the viewers that which returns true for, and returns how many these are.
 func (s *stream) Kick(which func(access.Client) bool) int { return s.guard.Kick(which) }
 
 // watching counts who begins, with 1, and ends, with -1, to be played something.

@@ -57,6 +57,8 @@ func (a *app) visit(r *http.Request, form Form, name string) (*visit, error) {
 		return nil, &httpError{http.StatusServiceUnavailable, "there are too many viewers"}
 	case v.pass != pass: // another request of the same visitor was faster
 		pass.Done(0)
+	default:
+		pass.OnKick(v.kick)
 	}
 	return v, nil
 }
@@ -112,14 +114,25 @@ func (v *visit) handOver() *access.Pass {
 }
 
 // end ends v when its visitor has been away for long enough.
-func (v *visit) end() {
+func (v *visit) end() { v.endIf(func() bool { return v.uses == 0 }) }
+
+// kick ends v. Its visitor has no connection to be ended, but must be let in anew.
+func (v *visit) kick() {
+	v.endIf(func() bool {
+		v.idle.Stop()
+		return true
+	})
+}
+
+// endIf ends v if it has not ended and so says over, which is called with app.mu locked.
+func (v *visit) endIf(over func() bool) {
 	v.app.mu.Lock()
-	over := v.uses == 0 && v.app.visits[v.who] == v
-	if over {
+	ends := v.app.visits[v.who] == v && over()
+	if ends {
 		delete(v.app.visits, v.who)
 	}
 	v.app.mu.Unlock()
-	if over {
+	if ends {
 		v.pass.Done(v.bytes.Load())
 	}
 }

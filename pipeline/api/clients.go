@@ -22,9 +22,9 @@ type Client struct {
 
 // Kicked is the reply of /api/kick.
 type Kicked struct {
-	// Kicked are the clients whose connections are being ended.
+	// Kicked are the clients that are thrown out.
 	Kicked int `json:"kicked"`
-	// Left are those who were meant, too, and have no connection of their own.
+	// Left are those who were meant, too, and are still waiting to be let in.
 	Left int `json:"left"`
 }
 
