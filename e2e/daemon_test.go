@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/mediad/mediad/e2e/lab"
@@ -51,15 +52,15 @@ func edited(t *testing.T, old, text string) func(*lab.Daemon) {
 	}
 }
 
-// metric returns the sum of all series of a metric.
-func (d *daemon) metric(name string) float64 {
+// metric returns the sum of all series of a metric, or of those with some labels, as lab.Metrics.Sum does.
+func (d *daemon) metric(series string) float64 {
 	d.t.Helper()
 	m, err := d.Metrics()
-	if err == nil && !m.Has(name) {
+	if name, _, _ := strings.Cut(series, "{"); err == nil && !m.Has(name) {
 		err = fmt.Errorf("there is no metric %s", name)
 	}
 	lab.Must(d.t, err)
-	return m.Sum(name)
+	return m.Sum(series)
 }
 
 // plugins are the processes that the daemon has started.

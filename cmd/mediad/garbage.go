@@ -42,7 +42,7 @@ func boundGarbage(ctx context.Context, interval time.Duration) {
 		case <-tick.C:
 		}
 		metrics.Read(live)
-		if next := garbagePercent(live[0].Value.Uint64()); (next-percent)*(next-percent) >= 25 {
+		if next := garbagePercent(live[0].Value.Uint64()); max(next-percent, percent-next) >= 5 {
 			percent = next
 			debug.SetGCPercent(percent) // stops the world for some microseconds
 		}

@@ -210,10 +210,20 @@ func (g *Guard) take(r Request, c claims) (*Pass, error) {
 	p := &Pass{guard: g, request: r, user: c.user(), since: time.Now()}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if r.Action != Play {
-		g.enter(p)
-		return p, nil
+	if r.Action == Play {
+		if err := g.count(p, c); err != nil {
+			return nil, err
+		}
 	}
+	g.last++
+	p.id = g.last
+	g.passes[p] = struct{}{}
+	return p, nil
+}
+
+// count counts a viewer in the limits, if it is within them. It is called with g locked.
+func (g *Guard) count(p *Pass, c claims) error {
+	r := p.request
 	name := r.App + "/" + r.Name
 	for _, l := range []struct {
 		have, most int
@@ -224,24 +234,15 @@ func (g *Guard) take(r Request, c claims) (*Pass, error) {
 		{g.users[p.user], c.Viewers, "this token"},
 	} {
 		if l.most > 0 && l.have >= l.most {
-			return nil, fmt.Errorf("%w: %d watch with %s already, which is all that may", media.ErrDenied, l.have, l.of)
+			return fmt.Errorf("%w: %d watch with %s already, which is all that may", media.ErrDenied, l.have, l.of)
 		}
 	}
-	p.counted = true
 	g.names[name]++
 	g.addrs[r.Address]++
 	if p.user != "" {
 		g.users[p.user]++
 	}
-	g.enter(p)
-	return p, nil
-}
-
-// enter puts p among those who are there. It is called with g locked.
-func (g *Guard) enter(p *Pass) {
-	g.last++
-	p.id = g.last
-	g.passes[p] = struct{}{}
+	return nil
 }
 
 // A Pass is a client that was let in.
@@ -250,7 +251,6 @@ type Pass struct {
 	request Request
 	user    string
 	since   time.Time
-	counted bool // in the limits
 	once    sync.Once
 
 	// Guarded by guard.mu.
@@ -286,7 +286,7 @@ func (p *Pass) free() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	delete(g.passes, p)
-	if !p.counted {
+	if p.request.Action != Play {
 		return
 	}
 	release(g.names, p.request.App+"/"+p.request.Name)

@@ -4,6 +4,7 @@ package access
 
 import (
 	"cmp"
+	"errors"
 	"net/netip"
 	"slices"
 	"time"
@@ -21,6 +22,9 @@ type Client struct {
 	Kickable bool `json:"kickable"`
 }
 
+// ErrKicked is why the connection of a client that was thrown out ends.
+var ErrKicked = errors.New("thrown out by who runs the server")
+
 // Clients lists those who are there, in the order in which they came. Who has a ticket is not
 // among them.
 func (g *Guard) Clients() []Client {
@@ -34,14 +38,14 @@ func (g *Guard) Clients() []Client {
 	return list
 }
 
-// Kick throws out the clients that which returns true for, and returns how many these are: their
-// connections are ended, and who fetches files (HLS, recorded MP4), which needs no connection that stays,
-// must be let in anew. Nothing keeps a client from coming again.
+// Kick asks which about each client, throws out those of them that are kickable, and returns how many that
+// are: their connections are ended, and who fetches files (HLS, recorded MP4), which needs no connection that
+// stays, must be let in anew. Nothing keeps a client from coming again.
 func (g *Guard) Kick(which func(Client) bool) int {
 	var kicks []func()
 	g.mu.Lock()
 	for p := range g.passes {
-		if p.kick != nil && which(p.client()) {
+		if which(p.client()) && p.kick != nil {
 			kicks = append(kicks, p.kick)
 		}
 	}

@@ -162,13 +162,11 @@ func (in *Ingest) Publish(ctx context.Context, req Request) (Publication, error)
 		return nil, errors.Join(fmt.Errorf("the server stops: %w", media.ErrUnavailable), sink.Close(ctx))
 	}
 	in.active[p] = true
-	pass.OnKick(func() { p.end(errKicked) })
+	pass.OnKick(func() { p.end(access.ErrKicked) })
 	in.metrics.publishers.Inc()
 	in.log.Info("publishing", "name", req.Name, "remote", req.Remote)
 	return p, nil
 }
-
-var errKicked = errors.New("thrown out by who runs the server")
 
 // Clients lists the publishers.
 func (in *Ingest) Clients() []access.Client { return in.guard.Clients() }

@@ -101,7 +101,7 @@ func (p *player) admit(ctx context.Context) (pass *access.Pass, err error) {
 			Action: access.Play, Protocol: r.Protocol, App: r.App, Name: r.Name, Address: r.Remote, Params: r.Params,
 		})
 	}
-	pass.OnKick(func() { p.cancel(errKicked) })
+	pass.OnKick(func() { p.cancel(access.ErrKicked) })
 	return pass, err
 }
 

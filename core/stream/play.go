@@ -415,28 +415,20 @@ func (p *player) fail(e event) {
 
 // leave is the end of the player.
 func (p *player) leave() {
+	why := context.Cause(p.ctx)
+	kicked := errors.Is(why, access.ErrKicked)
 	switch {
 	case errors.Is(p.err, os.ErrDeadlineExceeded):
 		p.end("slow", p.err)
 	case p.err != nil:
 		p.end("left", p.err)
-	case p.on && errors.Is(context.Cause(p.ctx), errStopped):
-		p.fail(event{err: errStopped})
-	case errors.Is(context.Cause(p.ctx), errKicked):
-		p.kicked()
+	case p.on && (kicked || errors.Is(why, errStopped)):
+		p.fail(event{err: why})
 	default:
 		p.end("left", nil)
 	}
-}
-
-// kicked tells the client so and ends its connection, on which it may have nothing else.
-func (p *player) kicked() {
-	if p.on {
-		p.fail(event{err: errKicked})
-	}
-	p.end("left", nil)
-	if v, ok := p.viewer.(Leaver); ok {
-		v.Leave(errKicked)
+	if v, ok := p.viewer.(Leaver); ok && kicked { // it may have nothing else on its connection
+		v.Leave(why)
 	}
 }
 
@@ -482,8 +474,8 @@ func describe(err error) (cause, code, reason string) {
 		return "changed", codeFailed, "it has changed while it was played"
 	case errors.Is(err, errStopped):
 		return "drained", codeFailed, errStopped.Error()
-	case errors.Is(err, errKicked):
-		return "kicked", codeFailed, errKicked.Error()
+	case errors.Is(err, access.ErrKicked):
+		return "kicked", codeFailed, access.ErrKicked.Error()
 	case errors.As(err, &redirect):
 		return "redirected", codeFailed, "it is at " + redirect.URL
 	}

@@ -23,7 +23,6 @@ const (
 var (
 	errClosed  = errors.New("the client has left")
 	errStopped = errors.New("the server is shutting down")
-	errKicked  = errors.New("thrown out by who runs the server")
 	errFull    = errors.New("the playlist is full")
 )
 

@@ -5,6 +5,7 @@ package web
 
 import (
 	"context"
+	"math"
 	"net/http"
 	"net/netip"
 	"sync/atomic"
@@ -103,38 +104,25 @@ func (v *visit) leave() {
 
 // handOver gives the pass of a visit that has just begun to a player, which gives it
 // back. It returns nil when the visit has other requests.
-func (v *visit) handOver() *access.Pass {
-	v.app.mu.Lock()
-	defer v.app.mu.Unlock()
-	if v.uses > 1 || v.app.visits[v.who] != v {
-		return nil
-	}
-	delete(v.app.visits, v.who)
-	return v.pass
-}
+func (v *visit) handOver() *access.Pass { return v.over(1) }
 
 // end ends v when its visitor has been away for long enough.
-func (v *visit) end() { v.endIf(func() bool { return v.uses == 0 }) }
+func (v *visit) end() { v.over(0).Done(v.bytes.Load()) }
 
 // kick ends v. Its visitor has no connection to be ended, but must be let in anew.
-func (v *visit) kick() {
-	v.endIf(func() bool {
-		v.idle.Stop()
-		return true
-	})
-}
+func (v *visit) kick() { v.over(math.MaxInt).Done(v.bytes.Load()) }
 
-// endIf ends v if it has not ended and so says over, which is called with app.mu locked.
-func (v *visit) endIf(over func() bool) {
+// over ends v if so many requests are under way at the most, and returns its pass; nil when there are
+// more, or it has ended.
+func (v *visit) over(uses int) *access.Pass {
 	v.app.mu.Lock()
-	ends := v.app.visits[v.who] == v && over()
-	if ends {
-		delete(v.app.visits, v.who)
+	defer v.app.mu.Unlock()
+	if v.uses > uses || v.app.visits[v.who] != v {
+		return nil
 	}
-	v.app.mu.Unlock()
-	if ends {
-		v.pass.Done(v.bytes.Load())
-	}
+	v.idle.Stop()
+	delete(v.app.visits, v.who)
+	return v.pass
 }
 
 // endVisits ends all, when no requests are left.

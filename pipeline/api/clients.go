@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"slices"
 
 	"github.com/mediad/mediad/core/access"
 )
@@ -31,27 +32,22 @@ type Kicked struct {
 // host is a stage that has clients: one that takes publishers, or plays to viewers.
 type host interface {
 	Clients() []access.Client
+	// Kick asks which about each client, and throws out those of them that are kickable.
 	Kick(which func(access.Client) bool) int
 }
 
 // clientFilter is which clients a request is about.
 type clientFilter struct {
-	ids     map[string]bool // none: all
-	name    string          // APP/NAME; "": all
-	action  access.Action   // "": both
-	address netip.Addr      // the zero one: all
+	ids     []string      // none: all
+	name    string        // APP/NAME; "": all
+	action  access.Action // "": both
+	address netip.Addr    // the zero one: all
 }
 
 // filterOf reads the filter in a query.
 func filterOf(q url.Values) (f clientFilter, err error) {
-	for _, id := range q["id"] {
-		if f.ids == nil {
-			f.ids = map[string]bool{}
-		}
-		f.ids[id] = true
-	}
-	f.name = q.Get("name")
-	switch f.action = access.Action(q.Get("action")); f.action {
+	f = clientFilter{ids: q["id"], name: q.Get("name"), action: access.Action(q.Get("action"))}
+	switch f.action {
 	case "", access.Publish, access.Play:
 	default:
 		return f, fmt.Errorf("action: %q is neither %s nor %s", f.action, access.Publish, access.Play)
@@ -69,14 +65,18 @@ func filterOf(q url.Values) (f clientFilter, err error) {
 func (f clientFilter) narrow() bool { return len(f.ids) > 0 || f.name != "" || f.address.IsValid() }
 
 func (f clientFilter) has(stage string, c access.Client) bool {
-	return (len(f.ids) == 0 || f.ids[idOf(stage, c)]) && (f.name == "" || f.name == c.Name) &&
+	return (len(f.ids) == 0 || slices.Contains(f.ids, idOf(stage, c))) && (f.name == "" || f.name == c.Name) &&
 		(f.action == "" || f.action == c.Action) && (!f.address.IsValid() || f.address == c.Address)
 }
 
 func idOf(stage string, c access.Client) string { return fmt.Sprintf("%s:%d", stage, c.ID) }
 
-// listClients lists the clients of f.
-func (a *api) listClients(f clientFilter) []Client {
+func (a *api) clients(w http.ResponseWriter, r *http.Request) {
+	f, err := filterOf(r.URL.Query())
+	if err != nil {
+		fail(w, http.StatusBadRequest, "%v", err)
+		return
+	}
 	list := []Client{}
 	for _, s := range a.Stages() {
 		h, ok := s.Made.(host)
@@ -89,23 +89,15 @@ func (a *api) listClients(f clientFilter) []Client {
 			}
 		}
 	}
-	return list
-}
-
-func (a *api) clients(w http.ResponseWriter, r *http.Request) {
-	f, err := filterOf(r.URL.Query())
-	if err != nil {
-		fail(w, http.StatusBadRequest, "%v", err)
-		return
-	}
-	reply(w, http.StatusOK, a.listClients(f))
+	reply(w, http.StatusOK, list)
 }
 
 // errAll is the answer to who would throw out everybody by leaving something out.
 var errAll = errors.New("whom? Say id=ID, as /api/clients has it, name=APP/NAME or address=IP, and with these perhaps action=publish or play")
 
 func (a *api) kick(w http.ResponseWriter, r *http.Request) {
-	f, err := filterOf(r.URL.Query())
+	q := r.URL.Query()
+	f, err := filterOf(q)
 	if err == nil && !f.narrow() {
 		err = errAll
 	}
@@ -113,20 +105,25 @@ func (a *api) kick(w http.ResponseWriter, r *http.Request) {
 		fail(w, http.StatusBadRequest, "%v", err)
 		return
 	}
-	meant := len(a.listClients(f))
-	if meant == 0 {
+	var k Kicked
+	for _, s := range a.Stages() {
+		h, ok := s.Made.(host)
+		if !ok {
+			continue
+		}
+		k.Kicked += h.Kick(func(c access.Client) bool {
+			meant := f.has(s.String(), c)
+			if meant && !c.Kickable {
+				k.Left++
+			}
+			return meant
+		})
+	}
+	if k == (Kicked{}) {
 		fail(w, http.StatusNotFound, "there is no such client: /api/clients lists those who are there")
 		return
 	}
-	var k Kicked
-	for _, s := range a.Stages() {
-		if h, ok := s.Made.(host); ok {
-			k.Kicked += h.Kick(func(c access.Client) bool { return f.has(s.String(), c) })
-		}
-	}
-	k.Left = max(meant-k.Kicked, 0)
-	q := r.URL.Query()
-	a.Log.Info("clients are thrown out", "ids", q["id"], "name", f.name, "action", f.action, "address", q.Get("address"),
+	a.Log.Info("clients are thrown out", "ids", f.ids, "name", f.name, "action", f.action, "address", q.Get("address"),
 		"by", r.RemoteAddr, "kicked", k.Kicked, "left", k.Left)
 	reply(w, http.StatusOK, k)
 }

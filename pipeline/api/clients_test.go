@@ -22,7 +22,7 @@ func (p people) Clients() []access.Client { return p.clients }
 
 func (p people) Kick(which func(access.Client) bool) (n int) {
 	for _, c := range p.clients {
-		if c.Kickable && which(c) {
+		if which(c) && c.Kickable {
 			*p.kicked = append(*p.kicked, c.ID)
 			n++
 		}
